@@ -57,6 +57,12 @@ class ObjectError(InputError):
     code = "bad-object"
 
 
+class CompileError(InputError):
+    """A source member that the compiler refuses."""
+
+    code = "cannot-compile"
+
+
 class LinkError(InputError):
     """Models that cannot become one right library."""
 

@@ -50,6 +50,7 @@ _KEPT_NAMES = (".init_array", ".fini_array", ".preinit_array", ".ctors", ".dtors
 _LIST_SECTIONS = (".debug_ranges", ".debug_loc")
 _GRP_COMDAT = 1
 _RISCV_RVC = 1  # compressed code and other code mix freely
+_ARM_FLOAT = 0x600  # soft and hard float; recent LLVM writes them into objects, GNU as does not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -415,15 +416,22 @@ def _common_machine(objects: list[ElfObject]) -> Machine:
     for item in objects[1:]:
         if not item.machine.is_compatible(first.machine):
             raise ObjectError(f"is for {item.machine}, {first.label} for {first.machine}", where=item.label)
-        fixed = ~_RISCV_RVC if first.machine.number == elf.EM_RISCV else -1
-        if item.machine.flags & fixed != flags & fixed:
+        if not _flags_agree(first.machine.number, flags, item.machine.flags):
             raise ObjectError(
-                f"has the ELF flags {item.machine.flags:#x}, {first.label} has {first.machine.flags:#x}",
+                f"has the ELF flags {item.machine.flags:#x}, {first.label} has {flags:#x}",
                 where=item.label,
                 hint="compile both with the same ABI",
             )
         flags |= item.machine.flags
     return replace(first.machine, flags=flags, os_abi=max(item.machine.os_abi for item in objects))
+
+
+def _flags_agree(machine: int, one: int, other: int) -> bool:
+    if machine == elf.EM_RISCV:
+        return one & ~_RISCV_RVC == other & ~_RISCV_RVC
+    if machine == elf.EM_ARM and not (one & _ARM_FLOAT and other & _ARM_FLOAT):
+        return one & ~_ARM_FLOAT == other & ~_ARM_FLOAT
+    return one == other
 
 
 class _Writer:

@@ -1,0 +1,164 @@
+"""The C that mlf writes: a header for each model, the registry of all, and programs that run one model.
+
+Templates lie in `mlf/templates`; every name that reaches them has been checked as a C identifier.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlf.csource import WORKSPACE_ALIGNMENT_BYTES
+from mlf.errors import SourceError
+from mlf.naming import C_IDENTIFIER, KEYWORDS, GeneratedNames, header_name, macro, mangle, mangle_model
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import jinja2
+
+    from mlf.module import Module, Pool, Tensor
+
+TEMPLATES = Path(__file__).parent / "templates"
+_BYTES_PER_ROW = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInterface:
+    """What firmware sees of a model: its name in the library, tensors in call order, and the memory it must lend."""
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    external_pools: tuple[Pool, ...]
+    workspace_bytes: int
+
+    @property
+    def prefix(self) -> str:
+        """The prefix of the model's symbols."""
+        return mangle_model(self.name)
+
+    @property
+    def header(self) -> str:
+        """The file name of the model's header."""
+        return header_name(self.name)
+
+    @property
+    def run_symbol(self) -> str:
+        """The C-interface entrypoint."""
+        return mangle(self.name, "run")
+
+
+def model_interface(name: str, module: Module) -> ModelInterface:
+    """Give the interface that `module` has under `name`; SourceError if a field of it could not be written in C."""
+    pools = tuple(pool for pool in module.pools if not pool.is_internal)
+    fields = [tensor.c_name for tensor in (*module.inputs, *module.outputs)] + [pool.name for pool in pools]
+    bad = [field for field in fields if not C_IDENTIFIER.fullmatch(field) or field in KEYWORDS]
+    if bad:
+        raise SourceError(f"tensors or pools have names that C cannot have: {', '.join(bad)}", where=module.archive)
+    return ModelInterface(
+        name=name, inputs=module.inputs, outputs=module.outputs, external_pools=pools, workspace_bytes=module.workspace_bytes or 0
+    )  # fmt: skip
+
+
+def generated_names(interface: ModelInterface, *, owner: str) -> GeneratedNames:
+    """List the macros, types and symbols that the headers and the registry will hold for a model."""
+    tensors = [tensor for tensor in (*interface.inputs, *interface.outputs) if tensor.size_bytes is not None]
+    macros = [macro(interface.name, tensor.c_name, "SIZE") for tensor in tensors]
+    macros.append(macro(interface.name, "WORKSPACE_SIZE"))
+    for pool in interface.external_pools:
+        kinds = ("CONSTANT_POOL_SIZE", "CONSTANT_POOL_DATA") if pool.kind == "constant" else ("WORKSPACE_POOL_SIZE",)
+        macros += [macro(interface.name, pool.name, kind) for kind in kinds]
+    symbols = [
+        f"{interface.prefix}_{part}" for part in ("inputs", "outputs", "workspace_pools", "run", "tvm_module_main")
+    ]
+    guard = [macro(interface.name, "H_")]
+    return GeneratedNames(model=interface.name, owner=owner, names=(*macros, *symbols, *guard, interface.header))
+
+
+def model_header(interface: ModelInterface) -> str:
+    """Write `tvmgen_<model>.h`, with TVM's names, structs and macros."""
+    arguments = [f"struct {interface.prefix}_inputs* inputs", f"struct {interface.prefix}_outputs* outputs"]
+    if interface.external_pools:
+        arguments.append(f"struct {interface.prefix}_workspace_pools* workspace_pools")
+    return _render(
+        "model.h.j2",
+        {
+            "model": interface,
+            "prefix": interface.prefix,
+            "guard": macro(interface.name, "H_"),
+            "arguments": arguments,
+            "pool_alignment": WORKSPACE_ALIGNMENT_BYTES,
+            "macro": lambda *parts: macro(interface.name, *parts),
+        },
+        size_macro=lambda tensor: macro(interface.name, tensor.c_name, "SIZE"),
+    )
+
+
+def models_header(interfaces: Sequence[ModelInterface]) -> str:
+    """Write `mlf/models.h`, the registry's header."""
+    return _render("models.h.j2", {"models": interfaces})
+
+
+def models_source(interfaces: Sequence[ModelInterface]) -> str:
+    """Write the registry."""
+
+    def shape_of(model: str, kind: str, tensors: Sequence[Tensor], index: int) -> str:
+        if not tensors[index].shape:
+            return "NULL"
+        shaped = sum(1 for tensor in tensors[:index] if tensor.shape)
+        return f"{model}_{kind}_{shaped}_shape"
+
+    return _render("models.c.j2", {"models": interfaces, "shape_of": shape_of})
+
+
+def board_runner(interface: ModelInterface) -> str:
+    """Write the program that runs a model once on a board: inputs and outputs are files of the emulator's directory."""
+    return _render("board_runner.c.j2", {"model": interface, "prefix": interface.prefix})
+
+
+def _render(template: str, values: Mapping[str, object], **filters: object) -> str:
+    environment = _environment()
+    environment.filters.update(filters)
+    return environment.get_template(template).render(values)
+
+
+def _environment() -> jinja2.Environment:
+    import jinja2  # noqa: PLC0415  # 20 ms that `inspect` need not pay
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, autoescape=False,  # noqa: S701  # C, not HTML
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters.update(comment=_comment, c_string=_c_string, describe=_describe, byte_rows=_byte_rows)
+    return environment
+
+
+def _comment(text: str) -> str:
+    """Make any text safe inside a C comment."""
+    plain = "".join(char if char.isascii() and char.isprintable() else "?" for char in text)
+    return plain.replace("*/", "* /").replace("/*", "/ *").replace("??/", "? ?/")
+
+
+def _c_string(text: str | None) -> str:
+    """Write a C string literal; octal escapes, which unlike hexadecimal ones end after three digits."""
+    if text is None:
+        return "NULL"
+    return '"' + "".join(_c_char(byte) for byte in text.encode()) + '"'
+
+
+def _c_char(byte: int) -> str:
+    char = chr(byte)
+    return char if char.isascii() and char.isprintable() and char not in '"\\?' else f"\\{byte:03o}"
+
+
+def _describe(tensor: Tensor) -> str:
+    shape = "x".join(str(extent) for extent in tensor.shape) if tensor.shape else None
+    parts = [tensor.dtype or "unknown type", shape, f"{tensor.size_bytes} bytes"]
+    return ", ".join(part for part in parts if part)
+
+
+def _byte_rows(data: bytes) -> list[str]:
+    rows = [data[start : start + _BYTES_PER_ROW] for start in range(0, len(data), _BYTES_PER_ROW)]
+    return [", ".join(f"0x{byte:02x}" for byte in row) for row in rows]

@@ -1,0 +1,154 @@
+"""`metadata.json` of the Model Library Format: what each version says, as one value.
+
+The keys of each version are those that TVM's `model_library_format.py` wrote (versions 5 to 7: TVM 0.8 to 0.18).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mlf.errors import MetadataError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+READABLE_VERSIONS = (5, 6, 7)
+METADATA_MEMBER = "metadata.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorMetadata:
+    """What metadata says of an input or output: its dtype and size; the order of tensors is lost."""
+
+    dtype: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleMetadata:
+    """What metadata says of one module; None where a version or a release does not say it."""
+
+    name: str
+    executors: tuple[str, ...]
+    targets: tuple[str, ...]
+    workspace_bytes: int | None
+    constants_bytes: int | None
+    io_bytes: int | None
+    inputs: Mapping[str, TensorMetadata] | None
+    outputs: Mapping[str, TensorMetadata] | None
+    operators: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metadata:
+    """A whole `metadata.json`."""
+
+    version: int
+    modules: tuple[ModuleMetadata, ...] = field(default=())
+
+
+def parse_metadata(document: object, *, where: str) -> Metadata:
+    """Read a decoded `metadata.json`.
+
+    Raises MetadataError, naming the place in the document, where it is not what its version must be, and UnsupportedError
+    for a version or style that cannot be read.
+    """
+    node = _Node(document, where)
+    version = node.integer("version")
+    if version not in READABLE_VERSIONS:
+        known = f"{READABLE_VERSIONS[0]} to {READABLE_VERSIONS[-1]}"
+        raise UnsupportedError(f"metadata.json has version {version}; versions {known} can be read", where=where)
+    style = node.get("style", "full-model")
+    if style == "operator":
+        raise UnsupportedError("is an operator-style archive, which holds no model", where=where)
+    if version < 7:  # one module, its keys at the top
+        return Metadata(version=version, modules=(_module(node, node.text("model_name")),))
+    modules = node.child("modules")
+    names = sorted(modules.keys())
+    if not names:
+        raise MetadataError("metadata.json: `modules` is empty, expected at least one module", where=where)
+    return Metadata(version=version, modules=tuple(_module(modules.child(name), name) for name in names))
+
+
+def _module(node: _Node, name: str) -> ModuleMetadata:
+    memory = node.child("memory")
+    functions = memory.child("functions") if "functions" in memory.keys() else None  # noqa: SIM118  # a method of ours
+    mains = functions.children("main") if functions else []
+    main = mains[0] if mains else None
+    operators = functions.children("operator_functions") if functions else []
+    target = node.value.get("target", [])
+    return ModuleMetadata(
+        name=name,
+        executors=tuple(str(item) for item in node.sequence("executors")),
+        targets=tuple(str(item) for item in (target.values() if isinstance(target, dict) else target)),
+        workspace_bytes=main.optional_size("workspace_size_bytes") if main else None,
+        constants_bytes=main.optional_size("constants_size_bytes") if main else None,
+        io_bytes=main.optional_size("io_size_bytes") if main else None,
+        inputs=_tensors(main, "inputs"),
+        outputs=_tensors(main, "outputs"),
+        operators=tuple(operator.text("function_name") for operator in operators),
+    )
+
+
+def _tensors(main: _Node | None, key: str) -> dict[str, TensorMetadata] | None:
+    if main is None or key not in main.value:
+        return None
+    table = main.child(key)
+    return {
+        name: TensorMetadata(dtype=table.child(name).text("dtype"), size_bytes=table.child(name).integer("size"))
+        for name in sorted(table.keys())
+    }
+
+
+class _Node:
+    """A JSON object and its place in the document, so that an error can name the place."""
+
+    def __init__(self, value: object, where: str, path: str = "") -> None:
+        self.where = where
+        self.path = path
+        self.value: dict[str, Any] = (
+            value if isinstance(value, dict) else self._wrong(path or "the document", value, "an object")
+        )
+
+    def _wrong(self, path: str, value: object, expected: str) -> Any:  # noqa: ANN401  # never returns
+        got = type(value).__name__ if isinstance(value, (dict, list)) else repr(value)
+        raise MetadataError(f"metadata.json: {path} is {got}, expected {expected}", where=self.where)
+
+    def _at(self, key: str) -> str:
+        return f"`{self.path}.{key}`" if self.path else f"`{key}`"
+
+    def _required(self, key: str) -> object:
+        if key not in self.value:
+            raise MetadataError(f"metadata.json: {self._at(key)} is missing", where=self.where)
+        return self.value[key]
+
+    def keys(self) -> list[str]:
+        return list(self.value)
+
+    def get(self, key: str, default: str) -> object:
+        return self.value.get(key, default)
+
+    def text(self, key: str) -> str:
+        value = self._required(key)
+        return value if isinstance(value, str) else str(self._wrong(self._at(key), value, "a string"))
+
+    def integer(self, key: str) -> int:
+        value = self._required(key)
+        if isinstance(value, bool) or not isinstance(value, int):
+            self._wrong(self._at(key), value, "a whole number")
+        return int(str(value))
+
+    def optional_size(self, key: str) -> int | None:
+        return self.integer(key) if key in self.value else None
+
+    def sequence(self, key: str) -> list[object]:
+        value = self._required(key)
+        return value if isinstance(value, list) else list(self._wrong(self._at(key), value, "a list"))
+
+    def child(self, key: str) -> _Node:
+        return _Node(self._required(key), self.where, self._at(key).strip("`"))
+
+    def children(self, key: str) -> list[_Node]:
+        items = self.sequence(key) if key in self.value else []
+        return [_Node(item, self.where, f"{self._at(key).strip('`')}[{index}]") for index, item in enumerate(items)]

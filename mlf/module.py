@@ -1,0 +1,356 @@
+"""One compiled model, whatever the version and the release that wrote its archive.
+
+Facts are taken from the code where the code has them: the order of tensors from the header's structs and the wrapper's
+call, sizes from Relay's types, macros and the loops that write a tensor, pools and workspace from their definitions. What
+metadata says otherwise is kept as a finding.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlf import csource
+from mlf.archive import load_json
+from mlf.errors import ArchiveError, SourceError
+from mlf.metadata import METADATA_MEMBER, parse_metadata
+from mlf.naming import header_name, macro, mangle, mangle_model, sanitize_tensor_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mlf.archive import Archive
+    from mlf.metadata import ModuleMetadata
+
+SOURCE_DIRECTORY = "codegen/host/src/"
+OBJECT_DIRECTORY = "codegen/host/lib/"
+INCLUDE_DIRECTORY = "codegen/host/include/"
+# Weights as text make a source member large; `inspect` reads the end of such a member, where TVM prints the main function.
+LARGE_SOURCE_BYTES = 1 << 20
+_TAIL_BYTES = 512 << 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tensor:
+    """An input or output in its place of the call; None where neither code nor metadata tells."""
+
+    name: str
+    c_name: str
+    dtype: str | None
+    shape: tuple[int, ...] | None
+    size_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """A named piece of memory: `workspace` or `constant`, inside the code or passed by the caller."""
+
+    name: str
+    kind: str
+    size_bytes: int | None
+    alignment_bytes: int
+    is_internal: bool
+    data: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """A fact on which metadata and code disagree."""
+
+    place: str
+    metadata: str
+    code: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: metadata.json says {self.metadata}, the code says {self.code}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Module:
+    """A compiled model of an archive.
+
+    `allocator_bytes` is what it asks of TVMBackendAllocWorkspace at most, with each block rounded up to 16 bytes: 0 if it
+    never asks, None if the code does not tell. `sources` and `objects` are member names.
+    """
+
+    name: str
+    version: int
+    archive: str
+    executors: tuple[str, ...]
+    interface: str
+    operators: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    pools: tuple[Pool, ...]
+    devices: tuple[str, ...]
+    entrypoints: Mapping[str, str]
+    allocator_bytes: int | None
+    constants_bytes: int | None
+    metadata: ModuleMetadata
+    sources: tuple[str, ...]
+    objects: tuple[str, ...]
+    header: str | None
+    maps_io: bool
+    findings: tuple[Finding, ...]
+
+    @property
+    def workspace_bytes(self) -> int | None:
+        """The memory that the model needs while it runs: its workspace pools and what it allocates."""
+        sizes = [pool.size_bytes for pool in self.pools if pool.kind == "workspace"] + [self.allocator_bytes]
+        known = [size for size in sizes if size is not None]
+        return sum(known) if len(known) == len(sizes) else self.metadata.workspace_bytes
+
+    @property
+    def memory_styles(self) -> tuple[str, ...]:
+        """How workspace reaches the model: `internal`, `external`, `allocator`, any of them together, or none."""
+        workspace = [pool for pool in self.pools if pool.kind == "workspace"]
+        styles = [
+            ("internal", any(pool.is_internal for pool in workspace)),
+            ("external", any(not pool.is_internal for pool in workspace)),
+            ("allocator", self.allocator_bytes != 0),
+        ]
+        return tuple(style for style, used in styles if used)
+
+
+def read_modules(archive: Archive, *, is_thorough: bool = False) -> tuple[Module, ...]:
+    """Read the modules of an archive, sorted by name.
+
+    Members over a MiB are read in part unless `is_thorough`; nothing is executed or compiled. Raises ArchiveError,
+    MetadataError or SourceError.
+    """
+    if METADATA_MEMBER not in archive:
+        raise ArchiveError("has no metadata.json, so it is no Model Library Format archive", where=archive.label)
+    document = load_json(archive.read_text(METADATA_MEMBER), where=archive.label)
+    metadata = parse_metadata(document, where=archive.label)
+    return tuple(
+        _Reader(archive, metadata.version, module, is_thorough=is_thorough).read() for module in metadata.modules
+    )
+
+
+class _Reader:
+    """Gathers the evidence on one module and weighs it."""
+
+    def __init__(self, archive: Archive, version: int, metadata: ModuleMetadata, *, is_thorough: bool) -> None:
+        self.archive = archive
+        self.version = version
+        self.metadata = metadata
+        self.is_thorough = is_thorough
+        self.is_partial = False
+        self.findings: list[Finding] = []
+        self.prefix = mangle_model(metadata.name)
+        self.run = mangle(metadata.name, "run")
+
+    def read(self) -> Module:
+        self.sources = self._members(SOURCE_DIRECTORY, r"(?:c|cc|cpp)")
+        objects = self._members(OBJECT_DIRECTORY, r"o")
+        self.texts = [self._source(name) for name in self.sources]
+        self.functions: dict[str, csource.Function] = {}
+        for text in self.texts:
+            self.functions.update(csource.functions(text))
+        self.header = self._header()
+        self.wrapper = next(filter(None, (csource.parse_wrapper(text, self.run) for text in self.texts)), None)
+        main = self._main()
+        return Module(
+            name=self.metadata.name,
+            version=self.version,
+            archive=self.archive.label,
+            executors=self.metadata.executors,
+            interface="c" if self.header else "packed",
+            operators="packed" if main and main.is_packed else "unpacked",
+            inputs=self._inputs(main),
+            outputs=self._outputs(main),
+            pools=self._pools(),
+            devices=self.header.devices if self.header else (),
+            entrypoints=self._entrypoints(main),
+            allocator_bytes=self._allocator_bytes(main, objects),
+            constants_bytes=None if self.is_partial else sum(csource.constant_bytes(text) for text in self.texts),
+            metadata=self.metadata,
+            sources=self.sources,
+            objects=objects,
+            header=self._header_member() if self.header else None,
+            maps_io=self.header.maps_io if self.header else False,
+            findings=tuple(self.findings),
+        )
+
+    def _members(self, directory: str, extension: str) -> tuple[str, ...]:
+        """Find the members `<module>_lib<N>.<extension>` of this module, in the order of N."""
+        pattern = re.compile(rf"{re.escape(directory)}{re.escape(self.metadata.name)}_lib(\d+)\.{extension}")
+        found = [
+            (int(m[1]), m[0]) for m in map(pattern.fullmatch, (member.name for member in self.archive.members)) if m
+        ]
+        return tuple(name for _, name in sorted(found))
+
+    def _source(self, name: str) -> str:
+        size = next(member.size_bytes for member in self.archive.members if member.name == name)
+        if self.is_thorough or size <= LARGE_SOURCE_BYTES:
+            return self.archive.read_text(name)
+        self.is_partial = True
+        tail = self.archive.read(name, offset=size - _TAIL_BYTES)
+        return tail.decode("utf-8", "replace")
+
+    def _header_member(self) -> str:
+        return INCLUDE_DIRECTORY + header_name(self.metadata.name)
+
+    def _header(self) -> csource.HeaderFacts | None:
+        name = self._header_member()
+        if name not in self.archive:
+            return None
+        return csource.parse_header(self.archive.read_text(name), self.prefix.lower())
+
+    def _main(self) -> csource.Function | None:
+        names = [self.wrapper.main] if self.wrapper else []
+        names += [f"{self.prefix}___tvm_main__", f"{self.prefix}_run_model"]
+        return next((self.functions[name] for name in names if name in self.functions), None)
+
+    def _entrypoints(self, main: csource.Function | None) -> dict[str, str]:
+        found = {"run": self.run} if self.header or self.run in self.functions else {}
+        return found | ({"main": main.name} if main else {})
+
+    def _relay(self) -> tuple[tuple[csource.RelayTensor, ...], tuple[csource.RelayTensor, ...]]:
+        for name in (f"src/{self.metadata.name}.relay", "src/relay.txt"):
+            if name in self.archive:
+                return csource.parse_relay(self.archive.read_text(name))
+        return (), ()
+
+    def _inputs(self, main: csource.Function | None) -> tuple[Tensor, ...]:
+        relay = {sanitize_tensor_name(tensor.name): tensor for tensor in self._relay()[0]}
+        declared = {sanitize_tensor_name(name): name for name in self.metadata.inputs or {}}
+        order = self._order("inputs", declared)
+        tensors = []
+        for index, c_name in enumerate(order):
+            known = relay.get(c_name)
+            name = declared.get(c_name) or (known.name if known else c_name)
+            code = (
+                main.parameters[index].dtype if main and not main.is_packed and index < len(main.parameters) else None
+            )
+            tensors.append(
+                self._tensor("inputs", name, c_name, known, csource.Extent(dtype=code, elements=0) if code else None)
+            )
+        return tuple(tensors)
+
+    def _outputs(self, main: csource.Function | None) -> tuple[Tensor, ...]:
+        results = self._relay()[1]
+        declared = {sanitize_tensor_name(name): name for name in self.metadata.outputs or {}}
+        order = self._order("outputs", declared)
+        first = len(self._order("inputs", {}))
+        tensors = []
+        for index, c_name in enumerate(order):
+            known = results[index] if len(results) == len(order) else None
+            extent = self._extent(main, first + index)
+            tensors.append(self._tensor("outputs", declared.get(c_name, c_name), c_name, known, extent))
+        return tuple(tensors)
+
+    def _order(self, kind: str, declared: Mapping[str, str]) -> tuple[str, ...]:
+        """Give the struct fields of `inputs` or `outputs` in call order; metadata's order is alphabetical."""
+        if self.header:
+            fields: tuple[str, ...] = getattr(self.header, kind)
+            called: tuple[str, ...] = getattr(self.wrapper, kind) if self.wrapper else fields
+            if sorted(called) != sorted(fields) and not self.header.maps_io:
+                raise SourceError(
+                    f"{self.run} passes the {kind} {', '.join(called)}, the header declares {', '.join(fields)}",
+                    where=self.archive.label,
+                )
+            self._compare_names(kind, fields, declared)
+            return fields
+        relay = tuple(sanitize_tensor_name(tensor.name) for tensor in self._relay()[0]) if kind == "inputs" else ()
+        ordered = tuple(name for name in relay if name in declared)
+        return ordered if len(ordered) == len(declared) else tuple(declared)
+
+    def _compare_names(self, kind: str, fields: Sequence[str], declared: Mapping[str, str]) -> None:
+        if declared and sorted(fields) != sorted(declared):
+            self.findings.append(
+                Finding(place=kind, metadata=", ".join(sorted(declared.values())), code=", ".join(fields))
+            )
+
+    def _extent(self, main: csource.Function | None, position: int) -> csource.Extent | None:
+        if main is None or main.is_packed or position >= len(main.parameters):
+            return None
+        return csource.output_extent(self.functions, main, main.parameters[position].name)
+
+    def _tensor(
+        self, kind: str, name: str, c_name: str, known: csource.RelayTensor | None, code: csource.Extent | None
+    ) -> Tensor:
+        """Weigh what Relay's types, the code, the header's macros and metadata say, in this order of trust."""
+        declared = (getattr(self.metadata, kind) or {}).get(name)
+        dtypes = [known.dtype if known else None, code.dtype if code else None, declared.dtype if declared else None]
+        dtype = next((item for item in dtypes if item), None)
+        width = csource.DTYPE_SIZES_BYTES.get(dtype or "")
+        written = code.elements * width if code and code.elements and width else None
+        size = self._macro_size(c_name)
+        sizes = [known.size_bytes if known else None, written, size, declared.size_bytes if declared else None]
+        found = next((item for item in sizes if item is not None), None)
+        self._compare(
+            f"{kind}.{name}",
+            dtype,
+            found,
+            declared.dtype if declared else None,
+            declared.size_bytes if declared else None,
+        )
+        if size is None and self.header and macro(self.metadata.name, c_name, "SIZE") in self.header.macros:
+            value = self.header.macros[macro(self.metadata.name, c_name, "SIZE")]
+            self.findings.append(Finding(place=f"{kind}.{name} macro", metadata=_bytes(value), code=_bytes(found)))
+        return Tensor(name=name, c_name=c_name, dtype=dtype, shape=known.shape if known else None, size_bytes=found)
+
+    def _macro_size(self, c_name: str) -> int | None:
+        """Give the size that the header's macro says; TVM 0.11 printed garbage there, mostly negative."""
+        size = self.header.macros.get(macro(self.metadata.name, c_name, "SIZE")) if self.header else None
+        declared = [*(self.metadata.inputs or {}).items(), *(self.metadata.outputs or {}).items()]
+        said = {tensor.size_bytes for name, tensor in declared if sanitize_tensor_name(name) == c_name}
+        return size if size is not None and size >= 0 and (not said or size in said) else None
+
+    def _compare(
+        self, place: str, dtype: str | None, size: int | None, said_dtype: str | None, said_size: int | None
+    ) -> None:
+        if said_dtype is not None and dtype != said_dtype:
+            self.findings.append(Finding(place=place, metadata=said_dtype, code=str(dtype)))
+        if said_size is not None and size != said_size:
+            self.findings.append(Finding(place=place, metadata=_bytes(said_size), code=_bytes(size)))
+
+    def _pools(self) -> tuple[Pool, ...]:
+        internal = [
+            Pool(
+                name=pool.name,
+                kind="workspace",
+                size_bytes=pool.size_bytes,
+                alignment_bytes=pool.alignment_bytes,
+                is_internal=True,
+            )
+            for text in self.texts
+            for pool in csource.internal_pools(text)
+        ]
+        external = [self._external_pool(name) for name in self.header.pools] if self.header else []
+        return (*internal, *external)
+
+    def _external_pool(self, name: str) -> Pool:
+        header = self.header
+        macros, data = (header.macros, header.pool_data) if header else ({}, {})
+        constant = macro(self.metadata.name, name, "CONSTANT_POOL_SIZE")
+        alignment = csource.WORKSPACE_ALIGNMENT_BYTES
+        if constant in macros:
+            content = data.get(macro(self.metadata.name, name), b"")
+            return Pool(
+                name=name,
+                kind="constant",
+                size_bytes=macros[constant],
+                alignment_bytes=alignment,
+                is_internal=False,
+                data=content,
+            )
+        size = macros.get(macro(self.metadata.name, name, "WORKSPACE_POOL_SIZE"))
+        return Pool(name=name, kind="workspace", size_bytes=size, alignment_bytes=alignment, is_internal=False)
+
+    def _allocator_bytes(self, main: csource.Function | None, objects: tuple[str, ...]) -> int | None:
+        if objects or self.is_partial:
+            return None
+        if not any("TVMBackendAllocWorkspace(" in function.body for function in self.functions.values()):
+            return 0
+        need = csource.allocator_need(self.functions, main.name) if main else None
+        said = self.metadata.workspace_bytes
+        if need is not None and said is not None and said < need:
+            self.findings.append(Finding(place="workspace", metadata=_bytes(said), code=_bytes(need)))
+        return need
+
+
+def _bytes(size: int | None) -> str:
+    return "nothing" if size is None else f"{size} bytes"

@@ -1,0 +1,189 @@
+"""What mlf tells: modules, plans and libraries as JSON documents and as text for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlf.archive import Archive
+    from mlf.link import LinkPlan
+    from mlf.module import Module, Pool, Tensor
+
+INSPECT_SCHEMA = "mlf-inspect-v1"
+PLAN_SCHEMA = "mlf-plan-v1"
+
+
+def tensor_document(tensor: Tensor) -> dict[str, Any]:
+    """Describe an input or output."""
+    return {
+        "c_name": tensor.c_name,
+        "dtype": tensor.dtype,
+        "name": tensor.name,
+        "shape": list(tensor.shape) if tensor.shape is not None else None,
+        "size_bytes": tensor.size_bytes,
+    }
+
+
+def inspect_document(archive: Archive, modules: Sequence[Module]) -> dict[str, Any]:
+    """Describe an archive and its modules; schema `inspect-v1`."""
+    return {
+        "archive": archive.label,
+        "form": archive.form,
+        "members": [{"name": member.name, "size_bytes": member.size_bytes} for member in archive.members],
+        "modules": [_module_document(module) for module in modules],
+        "schema": INSPECT_SCHEMA,
+        "version": modules[0].version,
+    }
+
+
+def _module_document(module: Module) -> dict[str, Any]:
+    return {
+        "api": {"interface": module.interface, "operators": module.operators},
+        "constants_bytes": module.constants_bytes,
+        "devices": list(module.devices),
+        "entrypoints": dict(module.entrypoints),
+        "executors": list(module.executors),
+        "findings": [{"code": item.code, "metadata": item.metadata, "place": item.place} for item in module.findings],
+        "inputs": [tensor_document(tensor) for tensor in module.inputs],
+        "memory_styles": list(module.memory_styles),
+        "name": module.name,
+        "objects": list(module.objects),
+        "outputs": [tensor_document(tensor) for tensor in module.outputs],
+        "pools": [_pool_document(pool) for pool in module.pools],
+        "sources": list(module.sources),
+        "targets": list(module.metadata.targets),
+        "workspace_bytes": module.workspace_bytes,
+    }
+
+
+def _pool_document(pool: Pool) -> dict[str, Any]:
+    return {
+        "alignment_bytes": pool.alignment_bytes,
+        "is_internal": pool.is_internal,
+        "kind": pool.kind,
+        "name": pool.name,
+        "size_bytes": pool.size_bytes,
+    }
+
+
+def inspect_text(archive: Archive, modules: Sequence[Module]) -> str:
+    """Describe an archive for a person."""
+    total = sum(member.size_bytes for member in archive.members)
+    lines = [
+        f"{archive.label}: Model Library Format version {modules[0].version}, {len(archive.members)} members, {total} bytes"
+    ]
+    for module in modules:
+        lines += ["", *_module_lines(module)]
+    lines += ["", "members"]
+    width = max(len(str(member.size_bytes)) for member in archive.members)
+    lines += [f"  {member.size_bytes:>{width}}  {member.name}" for member in archive.members]
+    return "\n".join(lines)
+
+
+def _module_lines(module: Module) -> list[str]:
+    lines = [
+        f"module {module.name}",
+        f"  executor     {', '.join(module.executors)}",
+        f"  api          interface {module.interface}, operators {module.operators}",
+        f"  entrypoints  {', '.join(module.entrypoints.values()) or 'none'}",
+    ]
+    for kind, tensors in (("inputs", module.inputs), ("outputs", module.outputs)):
+        lines += _table(kind, [_tensor_cells(tensor) for tensor in tensors])
+    styles = f" ({', '.join(module.memory_styles)})" if module.memory_styles else ""
+    lines.append(f"  workspace    {_bytes(module.workspace_bytes)}{styles}")
+    lines.append(f"  constants    {_bytes(module.constants_bytes)}")
+    lines += _table("pools", [_pool_cells(pool) for pool in module.pools])
+    if module.devices:
+        lines.append(f"  devices      {', '.join(module.devices)}")
+    lines += [f"  note         {finding}" for finding in module.findings]
+    return lines
+
+
+def _table(title: str, rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))] if rows else []
+    cells = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [f"  {title if index == 0 else '':<11}  {line}" for index, line in enumerate(cells)]
+
+
+def _tensor_cells(tensor: Tensor) -> tuple[str, ...]:
+    shape = "x".join(str(extent) for extent in tensor.shape) if tensor.shape is not None else "?"
+    return tensor.name, tensor.dtype or "?", shape or "scalar", _bytes(tensor.size_bytes)
+
+
+def _pool_cells(pool: Pool) -> tuple[str, ...]:
+    return (
+        pool.name,
+        pool.kind,
+        "inside the code" if pool.is_internal else "passed by the caller",
+        _bytes(pool.size_bytes),
+    )
+
+
+def _bytes(size: int | None) -> str:
+    return "unknown" if size is None else f"{size} bytes"
+
+
+def plan_document(plan: LinkPlan) -> dict[str, Any]:
+    """Describe what a link would do; schema `plan-v1`."""
+    return {
+        "compiler": {"family": plan.compiler.family, "version": plan.compiler.version},
+        "library": plan.output.name,
+        "models": [
+            {
+                "archive": model.module.archive,
+                "entrypoints": {"run": model.interface.run_symbol},
+                "header": model.interface.header,
+                "memory_styles": list(model.module.memory_styles),
+                "module": model.module.name,
+                "name": model.name,
+                "objects": list(model.module.objects),
+                "renames": dict(model.exports),
+                "sources": list(model.module.sources),
+                "version": model.module.version,
+                "workspace_bytes": model.interface.workspace_bytes,
+            }
+            for model in plan.models
+        ],
+        "schema": PLAN_SCHEMA,
+        "target": plan.compiler.target.name,
+    }
+
+
+def plan_text(plan: LinkPlan) -> str:
+    """Describe what a link would do, for a person."""
+    lines = [f"{plan.output} for {plan.compiler.target.name}, compiled by {plan.compiler.name} {plan.compiler.version}"]
+    for model in plan.models:
+        styles = ", ".join(model.module.memory_styles) or "no workspace"
+        lines += [
+            f"  {model.name}: module `{model.module.name}` of {model.path} (version {model.module.version})",
+            f"    entrypoint {model.interface.run_symbol}, made of {model.exports[0][0]}",
+            f"    workspace  {model.interface.workspace_bytes} bytes ({styles})",
+            f"    compiles   {', '.join(name.rsplit('/', 1)[-1] for name in model.module.sources) or 'nothing'}",
+        ]
+    return "\n".join(lines)
+
+
+def library_text(document: dict[str, Any], output: str) -> str:
+    """Describe a finished library for a person."""
+    rows = [("model", "flash", "ram", "workspace", "archive")]
+    rows += [
+        (
+            model["name"], str(model["sizes"]["flash_bytes"]), str(model["sizes"]["ram_bytes"]), str(model["workspace_bytes"]), model["archive"],
+        )
+        for model in document["models"]
+    ]  # fmt: skip
+    totals = document["totals"]
+    rows.append(("total", str(totals["flash_bytes"]), str(totals["ram_bytes"]), "", ""))
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    lines = [
+        "  ".join(_aligned(cell, widths[column], column) for column, cell in enumerate(row)).rstrip() for row in rows
+    ]
+    return "\n".join(
+        [*lines, f"{output}: {len(document['models'])} models for {document['target']} ({document['machine']}), bytes"]
+    )
+
+
+def _aligned(cell: str, width: int, column: int) -> str:
+    return cell.rjust(width) if column in (1, 2, 3) else cell.ljust(width)

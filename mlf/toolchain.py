@@ -1,0 +1,368 @@
+"""Targets, compilers, and the one place where mlf starts other programs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlf.errors import ToolError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+RUNTIME = Path(__file__).parent / "runtime"
+_SHOWN_LINES = 12  # of a failed tool's own words
+COMPILE_TIMEOUT_S = 3600.0  # a model's whole code in one file takes gcc minutes, never an hour
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Board:
+    """A QEMU machine that stands for a target: memory map and how to start it."""
+
+    emulator: str
+    machine: str
+    flash_origin: int
+    flash_bytes: int
+    ram_origin: int
+    ram_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A processor to compile for; `gcc` and `zig` are the arguments that select it."""
+
+    name: str
+    compilers: tuple[str, ...]
+    gcc: tuple[str, ...] = ()
+    clang: tuple[str, ...] = ()
+    zig: tuple[str, ...] = ()
+    board: Board | None = None
+
+    @property
+    def is_host(self) -> bool:
+        """Tell whether the code runs on this machine."""
+        return self.board is None
+
+
+_ARM = ("arm-none-eabi-gcc",)
+_RISCV = ("riscv32-unknown-elf-gcc", "riscv64-unknown-elf-gcc", "riscv-none-elf-gcc")
+_M_FLASH = 4 << 20
+
+
+def _cortex_m(
+    name: str,
+    machine: str,
+    fpu: str,
+    *,
+    flash: int = 0,
+    ram: int = 0x20000000,
+    sizes: tuple[int, int] = (_M_FLASH, _M_FLASH),
+) -> Target:
+    hard = bool(fpu)
+    floats = ("-mfloat-abi=hard", f"-mfpu={fpu}") if hard else ("-mfloat-abi=soft",)
+    cpu = f"-mcpu={name}"
+    zig_abi = "thumb-freestanding-eabihf" if hard else "thumb-freestanding-eabi"
+    board = Board(
+        emulator="qemu-system-arm", machine=machine, flash_origin=flash, flash_bytes=sizes[0], ram_origin=ram, ram_bytes=sizes[1]
+    )  # fmt: skip
+    return Target(
+        name=name,
+        compilers=_ARM,
+        gcc=(cpu, "-mthumb", *floats),
+        clang=("--target=arm-none-eabi", cpu, "-mthumb", *floats),
+        zig=("-target", zig_abi, f"-mcpu={name.replace('-', '_')}"),
+        board=board,
+    )
+
+
+def _rv32(name: str, abi: str, features: str) -> Target:
+    select = (f"-march={name}", f"-mabi={abi}", "-mcmodel=medany")
+    return Target(
+        name=name,
+        compilers=_RISCV,
+        gcc=select,
+        clang=("--target=riscv32-unknown-elf", *select),
+        zig=("-target", "riscv32-freestanding", f"-mcpu=generic_rv32{features}", f"-mabi={abi}", "-mcmodel=medany"),
+        board=Board(
+            emulator="qemu-system-riscv32", machine="virt", flash_origin=0x80000000, flash_bytes=16 << 20,
+            ram_origin=0x81000000, ram_bytes=64 << 20,
+        ),
+    )  # fmt: skip
+
+
+TARGETS: Mapping[str, Target] = {
+    target.name: target
+    for target in (
+        Target(name="host", compilers=("cc", "gcc", "clang")),
+        _cortex_m("cortex-m0", "microbit", "", sizes=(256 << 10, 16 << 10)),
+        _cortex_m("cortex-m3", "mps2-an385", ""),
+        _cortex_m("cortex-m4", "mps2-an386", "fpv4-sp-d16"),
+        _cortex_m("cortex-m7", "mps2-an500", "fpv5-d16"),
+        _cortex_m("cortex-m33", "mps2-an505", "fpv5-sp-d16", flash=0x10000000, ram=0x38000000),
+        _cortex_m("cortex-m55", "mps3-an547", "auto", sizes=(512 << 10, 512 << 10)),
+        _rv32("rv32imac", "ilp32", "+m+a+c"),
+        _rv32("rv32imafc", "ilp32f", "+m+a+f+c"),
+    )
+}
+
+
+def find_target(name: str) -> Target:
+    """Give the target of this name; ToolError lists the names that there are."""
+    if name not in TARGETS:
+        raise ToolError(
+            f"there is no target `{name}`; known are {', '.join(TARGETS)}", hint="use --cc and --cflags for any other"
+        )
+    return TARGETS[name]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """What a program printed, and its exit status (negative: killed by that signal)."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """A program to start: no shell, no input, the C locale. `tool` is what messages call it."""
+
+    argv: tuple[str, ...]
+    cwd: Path | None = None
+    tool: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What messages call the program."""
+        return self.tool or self.argv[0]
+
+
+def run(
+    argv: Sequence[str], *, cwd: Path | None = None, timeout_s: float = COMPILE_TIMEOUT_S, tool: str | None = None
+) -> Finished:
+    """Run one program; raise ToolError if it is missing or does not end."""
+    return run_many([Command(argv=tuple(argv), cwd=cwd, tool=tool)], timeout_s=timeout_s)[0]
+
+
+def run_many(commands: Iterable[Command], *, jobs: int = 1, timeout_s: float = COMPILE_TIMEOUT_S) -> list[Finished]:
+    """Run programs, at most `jobs` at a time, and give what they printed in the order of `commands`.
+
+    `commands` may be a generator that prepares one while others run. Whatever ends this call early, an interrupt too,
+    kills those that still run. Raises ToolError if one is missing or does not end.
+    """
+    started: list[_Running] = []
+    try:
+        for command in commands:
+            while sum(not process.is_done for process in started) >= jobs:
+                _wait_for_one(started, timeout_s)
+            started.append(_Running(command))
+        while any(not process.is_done for process in started):
+            _wait_for_one(started, timeout_s)
+        return [process.finish() for process in started]
+    finally:
+        for process in started:
+            process.kill()
+
+
+class _Running:
+    """A program that was started; its output goes to files, so that no pipe can fill up."""
+
+    def __init__(self, command: Command) -> None:
+        self.command = command
+        self.started_s = time.monotonic()
+        self.stdout = tempfile.TemporaryFile()  # noqa: SIM115  # closed by kill()
+        self.stderr = tempfile.TemporaryFile()  # noqa: SIM115  # closed by kill()
+        environment = {**os.environ, "LC_ALL": "C", "SOURCE_DATE_EPOCH": "0"}
+        try:
+            self.process = subprocess.Popen(
+                command.argv, cwd=command.cwd, env=environment, stdin=subprocess.DEVNULL, stdout=self.stdout, stderr=self.stderr
+            )  # fmt: skip
+        except OSError as error:
+            self.stdout.close()
+            self.stderr.close()
+            raise ToolError(f"cannot start `{command.name}`: {error.strerror}") from error
+
+    @property
+    def is_done(self) -> bool:
+        return self.process.poll() is not None
+
+    def finish(self) -> Finished:
+        self.stdout.seek(0)
+        self.stderr.seek(0)
+        return Finished(
+            status=self.process.returncode, stdout=_text(self.stdout.read()), stderr=_text(self.stderr.read())
+        )
+
+    def kill(self) -> None:
+        if not self.is_done:
+            self.process.kill()
+            self.process.wait()
+        self.stdout.close()
+        self.stderr.close()
+
+
+def _wait_for_one(started: Sequence[_Running], timeout_s: float) -> None:
+    """Wait until one more of the running programs has ended."""
+    running = [process for process in started if not process.is_done]
+    pause_s = 0.0005
+    while running and not any(process.is_done for process in running):
+        late = next((process for process in running if time.monotonic() - process.started_s > timeout_s), None)
+        if late is not None:
+            raise ToolError(f"`{late.command.name}` did not end within {timeout_s:g} s")
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 1.5, 0.02)
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace").replace("\r\n", "\n")
+
+
+def own_words(finished: Finished) -> str:
+    """Give the first lines that a failed program printed, for an error message."""
+    lines = (finished.stderr or finished.stdout).strip().splitlines()
+    more = [f"({len(lines) - _SHOWN_LINES} more lines)"] if len(lines) > _SHOWN_LINES else []
+    return "\n".join(lines[:_SHOWN_LINES] + more)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compiler:
+    """A C compiler for a target: the command that starts it, and what it said of itself."""
+
+    command: tuple[str, ...]
+    family: str
+    version: str
+    target: Target
+    cflags: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The command without directories, as messages and documents show it."""
+        return " ".join(_shown(self.command))
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The arguments for every C file of a library.
+
+        Workspace memory holds one type after another, so aliasing by type must stay off; unwind tables are dead weight.
+        """
+        flags = [
+            "-O2", "-g0", "-ffunction-sections", "-fdata-sections", "-fno-strict-aliasing", "-fno-common", "-fvisibility=hidden",
+            "-fno-exceptions", "-fno-unwind-tables", "-fno-asynchronous-unwind-tables", "-w",
+        ]  # fmt: skip
+        if self.target.is_host:
+            flags.append("-fPIC")
+        else:  # -ffreestanding finds headers without a C library; -fbuiltin keeps the compiler's own knowledge of them
+            flags += ["-ffreestanding", "-fbuiltin", "-idirafter", str(RUNTIME / "libc")]
+        return (*flags, *self.cflags, "-fno-lto")
+
+    def compile_command(self, source: str, output: str, *, cwd: Path, extra: Sequence[str] = ()) -> Command:
+        """Give the command that compiles `source` to `output`, both relative to `cwd`.
+
+        The object will not hold the name of `cwd`.
+        """
+        is_c = source.endswith(".c")
+        maps = (f"-ffile-prefix-map={cwd}=.", f"-ffile-prefix-map={RUNTIME}=mlf")
+        language = ("-std=gnu99",) if is_c else ("-fno-rtti", "-x", "c++")
+        argv = (*self.command, *self.flags, *maps, *extra, *language, "-c", source, "-o", output)
+        return Command(argv=argv, cwd=cwd, tool=self.name)
+
+    def compile(self, source: str, output: str, *, cwd: Path, extra: Sequence[str] = ()) -> None:
+        """Compile C of mlf's own; raise ToolError with the compiler's own words."""
+        finished = run_many([self.compile_command(source, output, cwd=cwd, extra=extra)])[0]
+        if finished.status != 0:
+            raise ToolError(f"{self.name} cannot compile {source}:\n{own_words(finished)}")
+
+    def link(self, inputs: Sequence[str], output: str, *, cwd: Path, extra: Sequence[str] = ()) -> None:
+        """Link `inputs` to `output`, both relative to `cwd`; raise ToolError with the linker's own words."""
+        finished = run([*self.command, *self.cflags, *inputs, *extra, "-o", output], cwd=cwd, tool=self.name)
+        if finished.status != 0:
+            raise ToolError(f"{self.name} cannot link {output}:\n{own_words(finished)}")
+
+
+def _shown(command: Sequence[str]) -> list[str]:
+    if len(command) >= 3 and command[1:3] == ("-m", "ziglang"):  # started as a module of this Python
+        return ["zig", *command[3:4]]
+    return [part.rsplit("/", 1)[-1] for part in command if not part.startswith("-")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Candidate:
+    command: tuple[str, ...]
+    select: tuple[str, ...] = field(default=())
+
+
+def find_compiler(target: Target, *, cc: str | None = None, cflags: Sequence[str] = ()) -> Compiler:
+    """Find a C compiler for `target`.
+
+    It is `cc` if given (launchers such as `ccache` may stand in front), else the first that is installed of the target's
+    GNU compilers, clang, and the `zig cc` of the ziglang package.
+
+    Raises ToolError where there is none, or where it does not take `cflags`.
+    """
+    if cc is not None:
+        command = tuple(shlex.split(cc))
+        if not command:
+            raise ToolError("--cc is empty")
+        family, version = _ask(command, (*_select(target, command), *cflags))
+        return Compiler(
+            command=(*command, *_select(target, command)), family=family, version=version, target=target, cflags=tuple(cflags)
+        )  # fmt: skip
+    for candidate in _candidates(target):
+        family, version = _ask(candidate.command, (*candidate.select, *cflags))
+        return Compiler(
+            command=(*candidate.command, *candidate.select), family=family, version=version, target=target, cflags=tuple(cflags)
+        )  # fmt: skip
+    package = {"host": "gcc", "qemu-system-arm": "gcc-arm-none-eabi"}.get(_kind(target), "gcc-riscv64-unknown-elf")
+    looked = ", ".join([*target.compilers, "clang", "zig"]) if not target.is_host else "cc, gcc, clang, zig"
+    raise ToolError(
+        f"no C compiler for {target.name}: looked for {looked}",
+        hint=f"pip install 'mlf[zig]', or install the package {package}",
+    )
+
+
+def _kind(target: Target) -> str:
+    return target.board.emulator if target.board else "host"
+
+
+def _select(target: Target, command: Sequence[str]) -> tuple[str, ...]:
+    """Give the arguments by which the compiler of a --cc is told the target, judged by its name."""
+    name = " ".join(command)
+    if "zig" in name:
+        return target.zig
+    return target.clang if "clang" in name else target.gcc
+
+
+def _candidates(target: Target) -> list[_Candidate]:
+    found = [_Candidate(command=(name,), select=target.gcc) for name in target.compilers if shutil.which(name)]
+    if not target.is_host and shutil.which("clang"):
+        found.append(_Candidate(command=("clang",), select=target.clang))
+    if _has_zig():
+        found.append(_Candidate(command=(sys.executable, "-m", "ziglang", "cc"), select=target.zig))
+    return found
+
+
+def _has_zig() -> bool:
+    from importlib.util import find_spec  # noqa: PLC0415  # asked only where there is no other compiler
+
+    return find_spec("ziglang") is not None
+
+
+def _ask(command: Sequence[str], flags: Sequence[str]) -> tuple[str, str]:
+    """Ask a compiler what it is, by its predefined macros; raise ToolError if it refuses the flags."""
+    finished = run([*command, *flags, "-E", "-dM", "-x", "c", "/dev/null"], tool=" ".join(_shown(tuple(command))))
+    if finished.status != 0:
+        shown = " ".join([*_shown(tuple(command)), *flags])
+        raise ToolError(f"the compiler refuses `{shown}`:\n{own_words(finished)}")
+    macros = dict(re.findall(r"^#define (\w+) (.*)$", finished.stdout, re.MULTILINE))
+    family = "zig" if "ziglang" in command or "zig" in command[0] else "clang" if "__clang__" in macros else "gcc"
+    return family, macros.get("__VERSION__", "unknown").strip('"')
