@@ -113,9 +113,10 @@ def models_source(interfaces: Sequence[ModelInterface]) -> str:
     return _render("models.c.j2", {"models": interfaces, "shape_of": shape_of})
 
 
-def board_runner(interface: ModelInterface) -> str:
-    """Write the program that runs a model once on a board: inputs and outputs are files of the emulator's directory."""
-    return _render("board_runner.c.j2", {"model": interface, "prefix": interface.prefix})
+def board_runner(interface: ModelInterface, *, io_status: int, failed_status: int) -> str:
+    """Write the program that runs a model once on a board: tensors are files of the emulator's directory."""
+    values = {"model": interface, "prefix": interface.prefix, "io_status": io_status, "failed_status": failed_status}
+    return _render("board_runner.c.j2", values)
 
 
 def _render(template: str, values: Mapping[str, object], **filters: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from mlf.externals import is_allowed
 from mlf.objects.ar import ArMember, read_ar, write_ar
 from mlf.objects.elf import STB_LOCAL, parse_object
 from mlf.objects.merge import MergedObject, merge_objects
-from mlf.report import tensor_document
+from mlf.report import render_json, tensor_document
 from mlf.toolchain import RUNTIME
 
 if TYPE_CHECKING:
@@ -221,11 +220,6 @@ def write(library: Library, output: Path) -> None:
     contents[document_path(output)] = render_json(document).encode()
     contents[output] = library.data
     replace_files(contents)
-
-
-def render_json(document: Mapping[str, Any]) -> str:
-    """Write a JSON document as mlf prints all of them."""
-    return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def replace_files(contents: Mapping[Path, bytes]) -> None:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 READABLE_VERSIONS = (5, 6, 7)
-METADATA_MEMBER = "metadata.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlf import csource
-from mlf.archive import load_json
+from mlf.archive import METADATA_NAME, load_json
 from mlf.errors import ArchiveError, SourceError
-from mlf.metadata import METADATA_MEMBER, parse_metadata
+from mlf.metadata import parse_metadata
 from mlf.naming import header_name, macro, mangle, mangle_model, sanitize_tensor_name
 
 if TYPE_CHECKING:
@@ -119,9 +119,9 @@ def read_modules(archive: Archive, *, is_thorough: bool = False) -> tuple[Module
     Members over a MiB are read in part unless `is_thorough`; nothing is executed or compiled. Raises ArchiveError,
     MetadataError or SourceError.
     """
-    if METADATA_MEMBER not in archive:
+    if METADATA_NAME not in archive:
         raise ArchiveError("has no metadata.json, so it is no Model Library Format archive", where=archive.label)
-    document = load_json(archive.read_text(METADATA_MEMBER), where=archive.label)
+    document = load_json(archive.read_text(METADATA_NAME), where=archive.label)
     metadata = parse_metadata(document, where=archive.label)
     return tuple(
         _Reader(archive, metadata.version, module, is_thorough=is_thorough).read() for module in metadata.modules

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    import numpy.typing as npt
 
     from mlf.archive import Archive
+    from mlf.demo import DemoResult
     from mlf.link import LinkPlan
     from mlf.module import Module, Pool, Tensor
 
 INSPECT_SCHEMA = "mlf-inspect-v1"
 PLAN_SCHEMA = "mlf-plan-v1"
+RUN_SCHEMA = "mlf-run-v1"
+_SHOWN_VALUES = 8  # of an output, to a person
+
+
+def render_json(document: Mapping[str, Any]) -> str:
+    """Write a JSON document as mlf prints all of them."""
+    return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def tensor_document(tensor: Tensor) -> dict[str, Any]:
@@ -165,7 +176,7 @@ def plan_text(plan: LinkPlan) -> str:
     return "\n".join(lines)
 
 
-def library_text(document: dict[str, Any], output: str) -> str:
+def library_text(document: Mapping[str, Any], output: str) -> str:
     """Describe a finished library for a person."""
     rows = [("model", "flash", "ram", "workspace", "archive")]
     rows += [
@@ -187,3 +198,54 @@ def library_text(document: dict[str, Any], output: str) -> str:
 
 def _aligned(cell: str, width: int, column: int) -> str:
     return cell.rjust(width) if column in (1, 2, 3) else cell.ljust(width)
+
+
+def run_document(results: Mapping[str, npt.NDArray[Any]]) -> dict[str, Any]:
+    """Describe the outputs of a run; schema `run-v1`."""
+    outputs = [
+        {"dtype": str(array.dtype), "name": name, "shape": list(array.shape), "values": _values(array)}
+        for name, array in results.items()
+    ]
+    return {"outputs": outputs, "schema": RUN_SCHEMA}
+
+
+def _values(array: npt.NDArray[Any]) -> list[Any]:
+    """Give the values in C order; JSON has no infinity and no NaN, so those are strings."""
+    finite = (float("-inf"), float("inf"))
+    return [
+        value if not isinstance(value, float) or finite[0] < value < finite[1] else repr(value)
+        for value in array.ravel().tolist()
+    ]
+
+
+def run_text(results: Mapping[str, npt.NDArray[Any]]) -> str:
+    """Describe the outputs of a run, for a person: the first values of each."""
+    lines = []
+    for name, array in results.items():
+        shape = "x".join(str(extent) for extent in array.shape) or "scalar"
+        values = [
+            f"{value:.6g}" if isinstance(value, float) else str(value)
+            for value in array.ravel()[:_SHOWN_VALUES].tolist()
+        ]
+        more = " ..." if array.size > _SHOWN_VALUES else ""
+        lines.append(f"{name}  {array.dtype}  {shape}  {' '.join(values)}{more}")
+    return "\n".join(lines)
+
+
+def demo_text(result: DemoResult) -> str:
+    """Describe what the demo did and where everything lies."""
+    target = result.document["target"]
+    lines = [
+        library_text(result.document, str(result.library)),
+        "",
+        f"the firmware around it, on {target}:",
+        *(f"  {line}" for line in result.printed.splitlines()),
+        "all answers agree with the golden numbers",
+        "",
+        *(f"archive    {path}" for path in result.archives),
+        f"library    {result.library}",
+        *(f"header     {path}" for path in result.headers),
+        f"sources    {result.firmware_sources}",
+        f"firmware   {result.firmware}",
+    ]
+    return "\n".join(lines)

@@ -26,14 +26,26 @@ COMPILE_TIMEOUT_S = 3600.0  # a model's whole code in one file takes gcc minutes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Board:
-    """A QEMU machine that stands for a target: memory map and how to start it."""
+    """A QEMU machine that stands for a target: its memory, its start-up code and how to start it."""
 
     emulator: str
     machine: str
+    sources: tuple[str, ...]
+    vectors_origin: int
     flash_origin: int
     flash_bytes: int
     ram_origin: int
     ram_bytes: int
+    emulator_arguments: tuple[str, ...] = ()
+
+    def linker_script(self) -> str:
+        """Give the linker script: the board's memory, then the layout that all boards share."""
+        symbols = {
+            "VECTORS_ORIGIN": self.vectors_origin, "FLASH_ORIGIN": self.flash_origin, "FLASH_LENGTH": self.flash_bytes,
+            "RAM_ORIGIN": self.ram_origin, "RAM_LENGTH": self.ram_bytes,
+        }  # fmt: skip
+        lines = [f"BOARD_{name} = {value:#x};" for name, value in symbols.items()]
+        return "\n".join([*lines, f'INCLUDE "{RUNTIME / "board" / "board.ld"}"', ""])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,33 +67,35 @@ class Target:
 
 _ARM = ("arm-none-eabi-gcc",)
 _RISCV = ("riscv32-unknown-elf-gcc", "riscv64-unknown-elf-gcc", "riscv-none-elf-gcc")
-_M_FLASH = 4 << 20
+_BOARD_SOURCES = ("start.c", "semihosting.c", "memory.c")
+_VECTORS_BYTES = 0x400
+_KIB, _MIB = 1 << 10, 1 << 20
 
 
-def _cortex_m(
-    name: str,
-    machine: str,
-    fpu: str,
-    *,
-    flash: int = 0,
-    ram: int = 0x20000000,
-    sizes: tuple[int, int] = (_M_FLASH, _M_FLASH),
-) -> Target:
-    hard = bool(fpu)
-    floats = ("-mfloat-abi=hard", f"-mfpu={fpu}") if hard else ("-mfloat-abi=soft",)
-    cpu = f"-mcpu={name}"
-    zig_abi = "thumb-freestanding-eabihf" if hard else "thumb-freestanding-eabi"
-    board = Board(
-        emulator="qemu-system-arm", machine=machine, flash_origin=flash, flash_bytes=sizes[0], ram_origin=ram, ram_bytes=sizes[1]
-    )  # fmt: skip
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Memory:
+    """The memory map of a board; vectors lie where the processor looks for them after reset."""
+
+    vectors: int = 0
+    flash: tuple[int, int]
+    ram: tuple[int, int] = (0x20000000, 4 * _MIB)
+
+
+def _cortex_m(name: str, machine: str, memory: _Memory, *, fpu: str = "", zig_features: str = "") -> Target:
+    floats = ("-mfloat-abi=hard", f"-mfpu={fpu}") if fpu else ("-mfloat-abi=soft",)
+    select = (f"-mcpu={name}", "-mthumb", *floats)
+    zig_abi = "thumb-freestanding-eabihf" if fpu else "thumb-freestanding-eabi"
     return Target(
         name=name,
         compilers=_ARM,
-        gcc=(cpu, "-mthumb", *floats),
-        clang=("--target=arm-none-eabi", cpu, "-mthumb", *floats),
-        zig=("-target", zig_abi, f"-mcpu={name.replace('-', '_')}"),
-        board=board,
-    )
+        gcc=select,
+        clang=("--target=arm-none-eabi", *select),
+        zig=("-target", zig_abi, f"-mcpu={name.replace('-', '_')}{zig_features}"),
+        board=Board(
+            emulator="qemu-system-arm", machine=machine, sources=(*_BOARD_SOURCES, "start_cortex_m.c"), vectors_origin=memory.vectors,
+            flash_origin=memory.flash[0], flash_bytes=memory.flash[1], ram_origin=memory.ram[0], ram_bytes=memory.ram[1],
+        ),
+    )  # fmt: skip
 
 
 def _rv32(name: str, abi: str, features: str) -> Target:
@@ -91,24 +105,45 @@ def _rv32(name: str, abi: str, features: str) -> Target:
         compilers=_RISCV,
         gcc=select,
         clang=("--target=riscv32-unknown-elf", *select),
-        zig=("-target", "riscv32-freestanding", f"-mcpu=generic_rv32{features}", f"-mabi={abi}", "-mcmodel=medany"),
-        board=Board(
-            emulator="qemu-system-riscv32", machine="virt", flash_origin=0x80000000, flash_bytes=16 << 20,
-            ram_origin=0x81000000, ram_bytes=64 << 20,
+        zig=("-target", "riscv32-freestanding-none", f"-mcpu=generic_rv32{features}", f"-mabi={abi}", "-mcmodel=medany"),
+        board=Board(  # RAM below flash: a stack that overflows must not run into the code that reports it
+            emulator="qemu-system-riscv32", machine="virt", sources=(*_BOARD_SOURCES, "start_riscv.S"), vectors_origin=0x80000000,
+            flash_origin=0x84000000, flash_bytes=64 * _MIB, ram_origin=0x80001000, ram_bytes=64 * _MIB - 4 * _KIB,
+            emulator_arguments=("-bios", "none"),
         ),
     )  # fmt: skip
 
+
+_MPS2 = _Memory(flash=(0x21000000, 16 * _MIB))
 
 TARGETS: Mapping[str, Target] = {
     target.name: target
     for target in (
         Target(name="host", compilers=("cc", "gcc", "clang")),
-        _cortex_m("cortex-m0", "microbit", "", sizes=(256 << 10, 16 << 10)),
-        _cortex_m("cortex-m3", "mps2-an385", ""),
-        _cortex_m("cortex-m4", "mps2-an386", "fpv4-sp-d16"),
-        _cortex_m("cortex-m7", "mps2-an500", "fpv5-d16"),
-        _cortex_m("cortex-m33", "mps2-an505", "fpv5-sp-d16", flash=0x10000000, ram=0x38000000),
-        _cortex_m("cortex-m55", "mps3-an547", "auto", sizes=(512 << 10, 512 << 10)),
+        _cortex_m("cortex-m0", "microbit", _Memory(flash=(_VECTORS_BYTES, 255 * _KIB), ram=(0x20000000, 16 * _KIB))),
+        _cortex_m("cortex-m3", "mps2-an385", _MPS2),
+        _cortex_m("cortex-m4", "mps2-an386", _MPS2, fpu="fpv4-sp-d16", zig_features="+vfp4d16sp"),
+        _cortex_m(
+            "cortex-m7",
+            "mps2-an500",
+            _Memory(flash=(0x60000000, 16 * _MIB)),
+            fpu="fpv5-d16",
+            zig_features="+fp_armv8d16",
+        ),
+        _cortex_m(
+            "cortex-m33",
+            "mps2-an505",
+            _Memory(vectors=0x10000000, flash=(0x10000400, 4 * _MIB - _VECTORS_BYTES), ram=(0x80000000, 16 * _MIB)),
+            fpu="fpv5-sp-d16",
+            zig_features="+fp_armv8d16sp",
+        ),
+        _cortex_m(
+            "cortex-m55",
+            "mps3-an547",
+            _Memory(flash=(0x70000000, 16 * _MIB), ram=(0x31000000, 4 * _MIB)),
+            fpu="auto",
+            zig_features="+mve_fp+fp_armv8d16",
+        ),
         _rv32("rv32imac", "ilp32", "+m+a+c"),
         _rv32("rv32imafc", "ilp32f", "+m+a+f+c"),
     )
@@ -122,6 +157,9 @@ def find_target(name: str) -> Target:
             f"there is no target `{name}`; known are {', '.join(TARGETS)}", hint="use --cc and --cflags for any other"
         )
     return TARGETS[name]
+
+
+_LANGUAGES = {".c": ("-std=gnu99",), ".S": ()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,10 +292,11 @@ class Compiler:
         """The arguments for every C file of a library.
 
         Workspace memory holds one type after another, so aliasing by type must stay off; unwind tables are dead weight.
+        TVM's wrappers pass pointers of other types than the operators declare, which recent compilers take for an error.
         """
         flags = [
             "-O2", "-g0", "-ffunction-sections", "-fdata-sections", "-fno-strict-aliasing", "-fno-common", "-fvisibility=hidden",
-            "-fno-exceptions", "-fno-unwind-tables", "-fno-asynchronous-unwind-tables", "-w",
+            "-fno-exceptions", "-fno-unwind-tables", "-fno-asynchronous-unwind-tables", "-w", "-Wno-incompatible-pointer-types",
         ]  # fmt: skip
         if self.target.is_host:
             flags.append("-fPIC")
@@ -270,9 +309,8 @@ class Compiler:
 
         The object will not hold the name of `cwd`.
         """
-        is_c = source.endswith(".c")
         maps = (f"-ffile-prefix-map={cwd}=.", f"-ffile-prefix-map={RUNTIME}=mlf")
-        language = ("-std=gnu99",) if is_c else ("-fno-rtti", "-x", "c++")
+        language = _LANGUAGES.get(Path(source).suffix, ("-fno-rtti", "-x", "c++"))
         argv = (*self.command, *self.flags, *maps, *extra, *language, "-c", source, "-o", output)
         return Command(argv=argv, cwd=cwd, tool=self.name)
 
@@ -287,6 +325,18 @@ class Compiler:
         finished = run([*self.command, *self.cflags, *inputs, *extra, "-o", output], cwd=cwd, tool=self.name)
         if finished.status != 0:
             raise ToolError(f"{self.name} cannot link {output}:\n{own_words(finished)}")
+
+    def libraries(self) -> tuple[str, ...]:
+        """Give the arguments that link mathematics: the C library's where there is one, else the compiler's own support."""
+        if self.target.is_host:
+            return ("-lm",)
+        if self.family == "zig":  # its compiler-rt holds the common functions
+            return ()
+        for specs in ("--specs=nosys.specs", "--specs=picolibc.specs"):
+            # The C library brings its specs file, so a compiler that takes the file has the library.
+            if run([*self.command, *self.cflags, specs, "-E", "-x", "c", "/dev/null"], tool=self.name).status == 0:
+                return (specs, "-lm")
+        return ("-nostdlib", "-lgcc")
 
 
 def _shown(command: Sequence[str]) -> list[str]:

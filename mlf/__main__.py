@@ -1,0 +1,5 @@
+"""`python -m mlf`."""
+
+from mlf.cli import main
+
+main()
