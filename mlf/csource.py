@@ -157,7 +157,7 @@ class Function:
 def functions(text: str) -> dict[str, Function]:
     """Split a source file into the functions that it defines."""
     heads = list(_FUNCTION.finditer(text))
-    ends = [head.start() for head in heads[1:]] + [len(text)]
+    ends = [*(head.start() for head in heads[1:]), len(text)][: len(heads)]
     return {
         head[1]: Function(name=head[1], parameters=tuple(_parameters(head[2])), body=text[head.end() : end])
         for head, end in zip(heads, ends, strict=True)
