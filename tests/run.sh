@@ -113,6 +113,7 @@ check_wheel() {
     "$cache/wheel/bin/pip" install --force-reinstall --no-deps "$cache"/dist/*.whl
     "$cache/wheel/bin/pip" install "$cache"/dist/*.whl
     (cd / && "$cache/wheel/bin/mlf" --version)
+    "$cache/wheel/bin/mlf" demo "$cache/wheel/demo"
 }
 
 # once FOLDER DIGEST NAME COMMAND: runs the command unless it made the folder, in .cache, with that digest.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlf.errors import ObjectError
+from mlf.objects import elf
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +46,7 @@ def _header(name: bytes, size: int, *, mode: bytes = b"644") -> bytes:
 def _member_names(members: Sequence[ArMember]) -> tuple[list[bytes], bytes]:
     names, table = [], bytearray()
     for member in members:
-        encoded = member.name.encode()
+        encoded = member.name.encode("utf-8", "surrogateescape")
         if len(encoded) <= 15:  # 16 with the slash that ends a name
             names.append(encoded + b"/")
         else:
@@ -62,8 +63,8 @@ def _symbol_index(members: Sequence[ArMember], long_names: bytes) -> bytes:
     strings = b"".join(
         symbol.encode("utf-8", "surrogateescape") + b"\0" for member in members for symbol in member.symbols
     )
-    if not owners:
-        return b""
+    if not owners and not any(member.data[:4] == elf.MAGIC for member in members):
+        return b""  # GNU ar writes an index, be it empty, as soon as there is an object
     size = 4 + 4 * len(owners) + len(strings)
     padding = size & 1
     position = len(MAGIC) + _HEADER_SIZE + size + padding + len(long_names)
@@ -96,9 +97,9 @@ def _members(view: memoryview) -> list[tuple[str, memoryview]]:
     position, long_names = len(MAGIC), b""
     while position < len(view):
         head = bytes(view[position : position + _HEADER_SIZE])
-        size = int(head[48:58])
+        size = _number(head[48:58].strip())
         start = position + _HEADER_SIZE
-        if head[58:] != b"`\n" or size < 0 or start + size > len(view):
+        if head[58:] != b"`\n" or start + size > len(view):
             raise ValueError(position)
         name, data = head[:16].rstrip(), view[start : start + size]
         position = start + size + (size & 1)
@@ -111,9 +112,18 @@ def _members(view: memoryview) -> list[tuple[str, memoryview]]:
 
 def _named(name: bytes, data: memoryview, long_names: bytes) -> tuple[str, memoryview]:
     if name.startswith(b"#1/"):  # BSD: the name lies in front of the data
-        length = int(name[3:])
+        length = _number(name[3:])
+        if length > len(data):
+            raise ValueError(length)
         return bytes(data[:length]).rstrip(b"\0").decode("utf-8", "surrogateescape"), data[length:]
     if name[:1] == b"/":
-        start = int(name[1:])
+        start = _number(name[1:])
         name = long_names[start : long_names.index(b"\n", start)]
     return name.rstrip(b"/").decode("utf-8", "surrogateescape"), data
+
+
+def _number(digits: bytes) -> int:
+    """Read a decimal number; `int` alone would also take signs and underscores."""
+    if not digits.isdigit():
+        raise ValueError(digits)
+    return int(digits)

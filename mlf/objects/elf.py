@@ -57,6 +57,7 @@ SHF_EXECINSTR = 0x4
 SHF_LINK_ORDER = 0x80
 SHF_GROUP = 0x200
 SHF_TLS = 0x400
+SHF_COMPRESSED = 0x800
 SHF_GNU_RETAIN = 0x200000
 
 SHN_LORESERVE = 0xFF00
@@ -75,7 +76,11 @@ STT_SECTION = 3
 STT_FILE = 4
 STT_TLS = 6
 
+MAGIC = b"\x7fELF"
 LLVM_BITCODE_MAGIC = b"BC\xc0\xde"
+# What is in a file is read, not mapped, so that larger alignments in it would only be padding.
+_FILE_ALIGNMENT = 16
+_MAX_NAMES = 1 << 26  # names may share their ends, so that a small table could ask for any amount of memory
 _MAX_SECTIONS = 4_000_000  # a header can claim 2**32; the file must hold a table entry for each anyway
 
 
@@ -215,10 +220,14 @@ class _Reader:
             raise self._damaged(f"section names are in section {names_index} of {len(rows)}")
         sections = [self._section(row) for row in rows]
         if rows:
-            names = bytes(sections[names_index].data)
-            for section, row in zip(sections, rows, strict=True):
-                section.name = _string(names, row[0])
-        return ElfObject(label=self.label, machine=self.machine, sections=sections, symbols=self._symbols(sections))
+            names = self._names(sections[names_index], [row[0] for row in rows])
+            for section, name in zip(sections, names, strict=True):
+                section.name = name
+        for section in sections:
+            self._check_references(section, len(sections))
+        symbols = self._symbols(sections)
+        _store_local_common(sections, symbols)
+        return ElfObject(label=self.label, machine=self.machine, sections=sections, symbols=symbols)
 
     def _damaged(self, what: str) -> ObjectError:
         return ObjectError(f"the object file is damaged: {what}", where=self.label)
@@ -227,7 +236,7 @@ class _Reader:
         magic = bytes(self.data[:4])
         if magic == LLVM_BITCODE_MAGIC:
             raise ObjectError("is LLVM bitcode, not an object file", where=self.label, hint="compile it without -flto")
-        if magic != b"\x7fELF":
+        if magic != MAGIC:
             raise ObjectError(f"is not an ELF object file: it begins with {magic!r}", where=self.label)
         ident = bytes(self.data[:16])
         if ident[4:5] not in (b"\1", b"\2") or ident[5:6] not in (b"\1", b"\2"):
@@ -272,18 +281,26 @@ class _Reader:
             alignment=max(alignment, 1), entry_size=entry_size,
         )  # fmt: skip
 
+    def _check_references(self, section: Section, count: int) -> None:
+        is_relocations = section.type in (SHT_REL, SHT_RELA)
+        if is_relocations and len(section.data) % self.machine.relocation_dtype(section.type).itemsize:
+            raise self._damaged(f"{section.name} ends inside a relocation")
+        if section.type == SHT_GROUP and (not section.data or len(section.data) % 4):
+            raise self._damaged(f"a group of {len(section.data)} bytes")
+        if section.link >= count:
+            raise self._damaged(f"{section.name} is linked to section {section.link} of {count}")
+
     def _symbols(self, sections: list[Section]) -> Symbols:
         tables = [section for section in sections if section.type == SHT_SYMTAB]
         if not tables:
             return no_symbols()
         table = tables[0]
         rows = np.frombuffer(table.data, self.machine.symbol_dtype)
-        strings = bytes(sections[table.link].data)
         index = self._section_indices(rows["section"], sections)
         if not 0 < table.info <= len(rows):
             raise self._damaged(f"{table.info} local symbols of {len(rows)}")
         return Symbols(
-            names=[_string(strings, offset) for offset in rows["name"].tolist()],
+            names=self._names(sections[table.link], rows["name"].tolist()),
             info=rows["info"].copy(),
             other=rows["other"].copy(),
             section=index,
@@ -291,6 +308,18 @@ class _Reader:
             size=rows["size"].astype(np.uint64),
             local_count=table.info,
         )
+
+    def _names(self, table: Section, offsets: Sequence[int]) -> list[str]:
+        strings = bytes(table.data)
+        names: dict[int, str] = {}
+        total = 0
+        for offset in offsets:
+            if offset not in names:
+                names[offset] = _string(strings, offset)
+                total += len(names[offset])
+            if total > _MAX_NAMES:
+                raise self._damaged(f"its names are longer than {_MAX_NAMES} characters together")
+        return [names[offset] for offset in offsets]
 
     def _section_indices(self, raw: npt.NDArray[np.uint16], sections: list[Section]) -> Integers:
         index: Integers = raw.astype(np.int64)
@@ -310,6 +339,22 @@ class _Reader:
         if len(index) and int(index.max()) >= len(sections):
             raise self._damaged("a symbol lies in a section that does not exist")
         return index
+
+
+def _store_local_common(sections: list[Section], symbols: Symbols) -> None:
+    """Give local COMMON symbols, which llvm-objcopy makes and GNU ld cannot link, zeroed sections of their own."""
+    for symbol in np.flatnonzero(symbols.section[: symbols.local_count] == COMMON).tolist():
+        sections.append(
+            Section(
+                name=f".bss.{symbols.names[symbol]}",
+                type=SHT_NOBITS,
+                flags=SHF_ALLOC | SHF_WRITE,
+                size_bytes=int(symbols.size[symbol]),
+                alignment=max(int(symbols.value[symbol]), 1),
+            )
+        )
+        symbols.section[symbol] = len(sections) - 1
+        symbols.value[symbol] = 0
 
 
 def no_symbols() -> Symbols:
@@ -423,7 +468,7 @@ def _assemble(machine: Machine, sections: list[Section], name_offsets: list[int]
     rows = []
     form = struct.Struct(machine.order + ("IIQQQQIIQQ" if machine.is_64 else "IIIIIIIIII"))
     for section, name in zip(sections, name_offsets, strict=True):
-        padding = 0 if section.type in (SHT_NULL, SHT_NOBITS) else -position % section.alignment
+        padding = 0 if section.type in (SHT_NULL, SHT_NOBITS) else -position % min(section.alignment, _FILE_ALIGNMENT)
         parts += [bytes(padding), section.data]
         offset = position + padding if section.type != SHT_NULL else 0
         position += padding + len(section.data)
@@ -446,10 +491,11 @@ def _assemble(machine: Machine, sections: list[Section], name_offsets: list[int]
     parts.append(bytes(padding))
     count, names_index = len(sections), len(sections) - 1
     if count >= SHN_LORESERVE:
-        rows[0][5], rows[0][6] = count, names_index
-        count, names_index = 0, SHN_XINDEX
+        rows[0][5], count = count, 0
+    if names_index >= SHN_LORESERVE:
+        rows[0][6], names_index = names_index, SHN_XINDEX
     parts += [form.pack(*row) for row in rows]
-    ident = b"\x7fELF" + bytes([1 + machine.is_64, 1 + machine.is_big_endian, 1, machine.os_abi]) + bytes(8)
+    ident = MAGIC + bytes([1 + machine.is_64, 1 + machine.is_big_endian, 1, machine.os_abi]) + bytes(8)
     head = struct.pack(
         machine.order + ("HHIQQQIHHHHHH" if machine.is_64 else "HHIIIIIHHHHHH"),
         ET_REL, machine.number, 1, 0, 0, position + padding, machine.flags, header_size, 0, 0, entry_size, count, names_index,

@@ -20,7 +20,7 @@ from mlf.objects import elf
 from mlf.objects.elf import ABSOLUTE, COMMON, ElfObject, Machine, Section, Symbols
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -37,8 +37,8 @@ _ONCE = {
     ".gnu.attributes",
     ".pdr",
 }
-# Hold symbol table indices or link-time hints, which a merge makes stale (linking.md 3, pitfall 11).
-_DROPPED_TYPES = {0x6FFF4C01, 0x6FFF4C02, 0x6FFF4C03, 0x6FFF4C04, 0x6FFF4C09}
+# Hold symbol table indices, link-time hints or bytecode, which a merge makes stale (linking.md 3, pitfall 11).
+_DROPPED_TYPES = {0x6FFF4C01, 0x6FFF4C02, 0x6FFF4C03, 0x6FFF4C04, 0x6FFF4C09, 0x6FFF4C0C}
 _LTO_PREFIXES = (".gnu.lto_", ".gnu.debuglto_")
 _SLIM_LTO_SYMBOL = "__gnu_lto_slim"
 _FAT_LTO_SYMBOL = "__gnu_lto_v1"
@@ -48,7 +48,9 @@ _KEPT_TYPES = {elf.SHT_INIT_ARRAY, elf.SHT_FINI_ARRAY, elf.SHT_PREINIT_ARRAY, el
 _KEPT_NAMES = (".init_array", ".fini_array", ".preinit_array", ".ctors", ".dtors", ".init", ".fini")
 # In these a pair of zeros ends a list, so that a dropped address must read 1 (as GNU ld writes it).
 _LIST_SECTIONS = (".debug_ranges", ".debug_loc")
+_EDGES = ("__start_", "__stop_")
 _GRP_COMDAT = 1
+_MIPS_PIC = 2
 _RISCV_RVC = 1  # compressed code and other code mix freely
 _ARM_FLOAT = 0x600  # soft and hard float; recent LLVM writes them into objects, GNU as does not
 
@@ -102,6 +104,7 @@ def merge_objects(
     """
     for item in objects:
         _refuse_bytecode(item)
+        _refuse_mips_pic(item)
     merge = _Merge(list(objects), exports, where)
     merge.choose_groups()
     merge.resolve()
@@ -120,6 +123,16 @@ def _refuse_bytecode(item: ElfObject) -> None:
         )
 
 
+def _refuse_mips_pic(item: ElfObject) -> None:
+    """Refuse code that loads addresses from a GOT: `R_MIPS_GOT16` means something else for a local symbol."""
+    if item.machine.number == elf.EM_MIPS and item.machine.flags & _MIPS_PIC:
+        raise ObjectError(
+            "is position-independent MIPS code, in which names cannot be made local",
+            where=item.label,
+            hint="compile it with -mno-abicalls -fno-pic",
+        )
+
+
 @dataclass(slots=True)
 class _Definition:
     """How a global name is resolved so far; a higher rank wins."""
@@ -129,7 +142,8 @@ class _Definition:
     symbol: int
 
 
-_WEAK_REFERENCE, _REFERENCE, _COMMON, _WEAK, _STRONG = range(5)
+# A COMMON symbol beats a weak definition (gABI 4, "Symbol Table"); the names from _WEAK on have storage.
+_WEAK_REFERENCE, _REFERENCE, _WEAK, _COMMON, _STRONG = range(5)
 
 
 @dataclass(slots=True)
@@ -137,6 +151,14 @@ class _CommonSize:
     size: int
     alignment: int
     is_tls: bool
+
+
+def _common_alignment(item: ElfObject, symbol: int) -> int:
+    alignment = int(item.symbols.value[symbol])
+    if alignment & (alignment - 1):
+        name = item.symbols.names[symbol]
+        raise ObjectError(f"the object file is damaged: `{name}` has an alignment of {alignment}", where=item.label)
+    return alignment
 
 
 class _Merge:
@@ -231,9 +253,7 @@ class _Merge:
         if clashes:
             found = "; ".join(f"`{name}` in {' and '.join(sorted(owners))}" for name, owners in sorted(clashes.items()))
             raise LinkError(f"defined more than once: {found}", where=self.where)
-        missing = [
-            name for name in self.exports if name not in self.definitions or self.definitions[name].rank < _COMMON
-        ]
+        missing = [name for name in self.exports if name not in self.definitions or self.definitions[name].rank < _WEAK]
         if missing:
             names = " and ".join(f"`{name}`" for name in sorted(missing))
             raise LinkError(f"no object of the model defines its entrypoint {names}", where=self.where)
@@ -260,7 +280,7 @@ class _Merge:
                 name = symbols.names[symbol]
                 known = sizes.setdefault(name, _CommonSize(0, 1, int(symbols.info[symbol] & 15) == elf.STT_TLS))
                 known.size = max(known.size, int(symbols.size[symbol]))
-                known.alignment = max(known.alignment, int(symbols.value[symbol]))
+                known.alignment = max(known.alignment, _common_alignment(item, symbol))
         for name, size in sorted(sizes.items()):
             if self.definitions[name].rank == _COMMON:
                 self.common[name] = self._add_common(name, size)
@@ -290,9 +310,18 @@ class _Merge:
         if definition.rank == _COMMON:
             return self.common[name]
         section = int(self.objects[definition.object].symbols.section[definition.symbol])
-        if definition.rank < _COMMON or section == ABSOLUTE:
+        if definition.rank < _WEAK or section == ABSOLUTE:
             return -1
         return self.place(definition.object, section)
+
+    def gathered(self) -> dict[str, list[int]]:
+        """Give the sections whose bounds the model asks for by `__start_NAME`, by NAME; linkers gather those by name alone."""
+        asked = {_bounded_section(name) for name, found in self.definitions.items() if found.rank < _WEAK} - {""}
+        places: dict[str, list[int]] = {}
+        for place, section in enumerate(self.sections):
+            if section.name in asked and self.kept[place]:
+                places.setdefault(section.name, []).append(place)
+        return places
 
     def mark_reachable(self) -> None:
         """Keep the allocated sections that the entrypoints need, directly or not; drop the rest."""
@@ -308,6 +337,9 @@ class _Merge:
             unwind = section.name == ".eh_frame" and marker.has_live_code(place)
             if section.flags & elf.SHF_ALLOC and not marker.alive[place] and not unwind:
                 self.kept[place] = False
+        for place, section in enumerate(self.sections[: len(self.owner)]):
+            if section.flags & elf.SHF_LINK_ORDER and not section.flags & elf.SHF_ALLOC:
+                self.kept[place] &= self.kept[self.place(int(self.owner[place]), section.link)]
         self._drop_orphan_relocations()
 
 
@@ -329,6 +361,8 @@ class _Marker:
             elif section.flags & elf.SHF_LINK_ORDER:
                 linked = merge.place(int(merge.owner[place]), section.link)
                 self.followers.setdefault(linked, []).append(place)
+        gathered = merge.gathered()
+        self.bounds = [_bounds(item.symbols, gathered) for item in merge.objects]
         for group in merge.groups:
             allocated = [place for place in group if merge.sections[place].flags & elf.SHF_ALLOC]
             for place in allocated:
@@ -340,14 +374,20 @@ class _Marker:
             self.work.append(place)
 
     def run(self) -> None:
+        """Follow references until nothing new is alive."""
         self._drain()
+        unwind = [p for p, s in enumerate(self.merge.sections) if s.name == ".eh_frame" and self.merge.kept[p]]
+        while found := [place for place in unwind if self.has_live_code(place)]:
+            unwind = [place for place in unwind if place not in found]
+            self._mark_tables(found)
+            self._drain()
+
+    def _mark_tables(self, unwind: list[int]) -> None:
         # Unwind tables name the code they describe, which must not keep it alive, and exception tables, which they need.
-        for place, section in enumerate(self.merge.sections):
-            if section.name == ".eh_frame" and self.merge.kept[place] and self.has_live_code(place):
-                for target in self.referenced(place):
-                    if not self.merge.sections[target].flags & elf.SHF_EXECINSTR:
-                        self.mark(target)
-        self._drain()
+        for place in unwind:
+            for target in self.referenced(place):
+                if not self.merge.sections[target].flags & elf.SHF_EXECINSTR:
+                    self.mark(target)
 
     def _drain(self) -> None:
         while self.work:
@@ -360,8 +400,10 @@ class _Marker:
         found: set[int] = set()
         for relocation in self.relocations.get(place, ()):
             number = int(self.merge.owner[relocation])
-            targets = self.targets[number][_symbol_indices(self.merge, relocation)]
-            found.update(np.unique(targets).tolist())
+            symbols = _symbol_indices(self.merge, relocation)
+            found.update(np.unique(self.targets[number][symbols]).tolist())
+            for symbol in self.bounds[number].keys() & symbols.tolist() if self.bounds[number] else ():
+                found.update(self.bounds[number][symbol])
         found.discard(-1)
         return sorted(found)
 
@@ -372,6 +414,19 @@ class _Marker:
         number = int(self.merge.owner[place])
         places = range(int(self.merge.base[number]), int(self.merge.base[number + 1]))
         return any(self.alive[p] and self.merge.sections[p].flags & elf.SHF_EXECINSTR for p in places)
+
+
+def _bounded_section(name: str) -> str:
+    """Give NAME of `__start_NAME` or `__stop_NAME`, and of any other name nothing."""
+    return next((name[len(edge) :] for edge in _EDGES if name.startswith(edge)), "")
+
+
+def _bounds(symbols: Symbols, gathered: Mapping[str, list[int]]) -> dict[int, list[int]]:
+    """Give the sections that each `__start_NAME` and `__stop_NAME` of a symbol table stands for."""
+    if not gathered:
+        return {}
+    names = ((symbol, _bounded_section(symbols.names[symbol])) for symbol in range(symbols.local_count, len(symbols)))
+    return {symbol: gathered[name] for symbol, name in names if name in gathered}
 
 
 def _symbol_indices(merge: _Merge, relocation: int) -> Integers:
@@ -434,6 +489,12 @@ def _flags_agree(machine: int, one: int, other: int) -> bool:
     return one == other
 
 
+def _symbol_name(item: ElfObject, symbol: int) -> str:
+    """Give the name of a symbol as a message shows it; section symbols have none of their own."""
+    section = int(item.symbols.section[symbol])
+    return item.symbols.names[symbol] or (item.sections[section].name if section > 0 else "")
+
+
 class _Writer:
     """Lays out what a merge decided to keep, and writes it."""
 
@@ -445,7 +506,9 @@ class _Writer:
         self.places = np.zeros(len(merge.sections), np.int64)  # number of a section -> its index in the output
         self.shift: dict[int, int] = {}  # number of an .eh_frame section -> where it begins in the joined one
         self.maps: list[Integers] = []
-        self.gathered = self._gathered_names()
+        self.used: dict[str, bool] = {}
+        self.borrowed: list[list[int]] = []  # by object: symbols that only a section's twin still has
+        self.gathered = merge.gathered()
         self.relocated = {
             merge.relocated(place)
             for place, section in enumerate(merge.sections)
@@ -466,12 +529,6 @@ class _Writer:
             sections=tuple(_section_size(s) for s in self.output if s.flags & elf.SHF_ALLOC),
             dropped_bytes=self._dropped_bytes(),
         )
-
-    def _gathered_names(self) -> set[str]:
-        """Find the sections whose bounds the model asks for by `__start_NAME`; linkers gather those by name alone."""
-        present = {s.name for s, kept in zip(self.merge.sections, self.merge.kept, strict=True) if kept}
-        asked = {name.split("_", 3)[3] for name in self.merge.definitions if name.startswith(("__start_", "__stop_"))}
-        return asked & present
 
     def _place_sections(self) -> None:
         merge = self.merge
@@ -496,32 +553,37 @@ class _Writer:
         return replace(section, name=name, flags=flags)
 
     def _join_unwind(self, place: int, first: int) -> None:
-        """Append an .eh_frame to the first: GNU ld edits only one of an object, and keeps dead code for the others."""
+        """Append an .eh_frame to the first: GNU ld edits only one of an object, and keeps dead code for the others.
+
+        Nothing may come between, for a word of zeros would end the table; compilers fill theirs up to the alignment.
+        """
         target = self.output[self.places[first]]
-        section = self.merge.sections[place]
-        padding = -len(target.data) % section.alignment
-        self.shift[place] = len(target.data) + padding
-        target.data = b"".join([target.data, bytes(padding), section.data])
+        self.shift[place] = len(target.data)
+        target.data = b"".join([target.data, self.merge.sections[place].data])
         target.size_bytes = len(target.data)
         self.places[place] = self.places[first]
 
     def _build_symbols(self) -> Symbols:
         rows: list[_Row] = [_Row("", 0, 0, 0, 0, 0)]
-        for number in range(len(self.merge.objects)):
-            self.maps.append(self._local_rows(number, rows))
-        used = self._used_names()
+        self.used = self._used_names()
+        names_by_object: dict[int, list[str]] = {}
+        for name, definition in sorted(self.merge.definitions.items()):
+            names_by_object.setdefault(definition.object, []).append(name)
         global_rows: list[_Row] = []
         index: dict[str, int] = {}
-        for name in sorted(self.merge.definitions):
-            row = self._global_row(name, used)
-            if row is None:
-                continue
-            if row.info >> 4 == elf.STB_LOCAL:
-                index[name] = len(rows)
-                rows.append(row)
-            else:
-                index[name] = -len(global_rows) - 1  # known once the locals are counted
-                global_rows.append(row)
+        for number in range(len(self.merge.objects)):
+            self.maps.append(self._local_rows(number, rows))
+            # Beside the locals of their object, so that they belong to its STT_FILE symbol, which linkers' messages name.
+            for name in names_by_object.get(number, ()):
+                row = self._global_row(name)
+                if row is None:
+                    continue
+                if row.info >> 4 == elf.STB_LOCAL:
+                    index[name] = len(rows)
+                    rows.append(row)
+                else:
+                    index[name] = -len(global_rows) - 1  # known once the locals are counted
+                    global_rows.append(row)
         local_count = len(rows)
         resolved = {name: number if number >= 0 else local_count - number - 1 for name, number in index.items()}
         for number, item in enumerate(self.merge.objects):
@@ -532,54 +594,68 @@ class _Writer:
     def _local_rows(self, number: int, rows: list[_Row]) -> Integers:
         symbols = self.merge.objects[number].symbols
         mapping: Integers = np.zeros(len(symbols), np.int64)
+        borrowed: list[int] = []
         for symbol in range(1, symbols.local_count):
-            section, value = int(symbols.section[symbol]), int(symbols.value[symbol])
-            if section > 0:
-                place = self._surviving(self.merge.place(number, section))
-                section = int(self.places[place])
-                if section == 0:
-                    continue
-                value += self.shift.get(place, 0) if int(symbols.info[symbol]) & 15 != elf.STT_SECTION else 0
-            elif section == 0:
-                continue
-            name = symbols.names[symbol]
-            if name == _FAT_LTO_SYMBOL:
+            row = self._local_row(number, symbol)
+            if row is None:
                 continue
             mapping[symbol] = len(rows)
-            rows.append(
-                _Row(
-                    self.rename_local(name),
-                    int(symbols.info[symbol]),
-                    int(symbols.other[symbol]),
-                    section,
-                    value,
-                    int(symbols.size[symbol]),
-                )
-            )
+            rows.append(row)
+            if row.section > 0 and not self.merge.kept[self.merge.place(number, int(symbols.section[symbol]))]:
+                borrowed.append(symbol)
+        self.borrowed.append(borrowed)
         return mapping
 
+    def _local_row(self, number: int, symbol: int) -> _Row | None:
+        symbols = self.merge.objects[number].symbols
+        section, value = int(symbols.section[symbol]), int(symbols.value[symbol])
+        info, name = int(symbols.info[symbol]), symbols.names[symbol]
+        if section == 0 or name == _FAT_LTO_SYMBOL:
+            return None
+        if section > 0:
+            place = self._surviving(self.merge.place(number, section))
+            section = int(self.places[place])
+            if section == 0:
+                return None
+            value += self.shift.get(place, 0) if info & 15 != elf.STT_SECTION else 0
+        # `$t` tells disassemblers the instruction set; linkers strip labels by the `.L` at their beginning.
+        if info & 15 not in (elf.STT_SECTION, elf.STT_FILE) and not name.startswith(("$", ".")):
+            name = self.rename_local(name)
+        return _Row(name, info, int(symbols.other[symbol]), section, value, int(symbols.size[symbol]))
+
     def _surviving(self, place: int) -> int:
-        """Give the section that stands for a discarded COMDAT member: its twin in the group that was kept."""
+        """Give the section that stands for a discarded COMDAT member in debug information: its twin in the kept group."""
         return place if self.merge.kept[place] else self.merge.twins.get(place, place)
 
-    def _used_names(self) -> set[str]:
-        """Find the global names that relocations of kept sections mention."""
-        used: set[str] = set()
-        for place, section in enumerate(self.merge.sections):
-            if self.merge.kept[place] and section.type in _RELOCATION_TYPES:
-                symbols = self.merge.objects[int(self.merge.owner[place])].symbols
-                indices = _symbol_indices(self.merge, place)
-                used.update(symbols.names[index] for index in indices[indices >= symbols.local_count].tolist())
+    def _used_names(self) -> dict[str, bool]:
+        """Find the undefined names that allocated sections need, and whether any of them needs more than a weak one."""
+        used: dict[str, bool] = {}
+        for item, symbol in self._references():
+            name = item.symbols.names[symbol]
+            used[name] = used.get(name, False) or int(item.symbols.info[symbol]) >> 4 != elf.STB_WEAK
         return used
 
-    def _global_row(self, name: str, used: set[str]) -> _Row | None:
+    def _references(self) -> Iterator[tuple[ElfObject, int]]:
+        """Give each undefined symbol that a relocation of a kept, allocated section mentions, with its object."""
+        merge = self.merge
+        for place, section in enumerate(merge.sections):
+            if not merge.kept[place] or section.type not in _RELOCATION_TYPES:
+                continue
+            if not merge.sections[merge.relocated(place)].flags & elf.SHF_ALLOC:
+                continue
+            item = merge.objects[int(merge.owner[place])]
+            for symbol in _symbol_indices(merge, place).tolist():
+                if symbol >= item.symbols.local_count and merge.definitions[item.symbols.names[symbol]].rank < _WEAK:
+                    yield item, symbol
+
+    def _global_row(self, name: str) -> _Row | None:
         merge, definition = self.merge, self.merge.definitions[name]
         symbols, symbol = merge.objects[definition.object].symbols, definition.symbol
         info, other = int(symbols.info[symbol]), int(symbols.other[symbol])
-        if definition.rank < _COMMON:
-            if name not in used:
+        if definition.rank < _WEAK:
+            if name not in self.used:
                 return None
-            binding = elf.STB_WEAK if definition.rank == _WEAK_REFERENCE else elf.STB_GLOBAL
+            binding = elf.STB_GLOBAL if self.used[name] else elf.STB_WEAK
             return _Row(self._bound_name(name), binding << 4 | info & 15, other, 0, 0, 0)
         other &= ~3  # a hidden entrypoint could not be called from another object
         binding = elf.STB_GLOBAL if name in merge.exports else elf.STB_LOCAL
@@ -599,10 +675,7 @@ class _Writer:
 
     def _bound_name(self, name: str) -> str:
         """Follow a gathered section to its new name."""
-        for prefix in ("__start_", "__stop_"):
-            if name.startswith(prefix) and name[len(prefix) :] in self.gathered:
-                return f"{name}__{self.unique}"
-        return name
+        return f"{name}__{self.unique}" if _bounded_section(name) in self.gathered else name
 
     def _write_relocations(self) -> None:
         joined: dict[int, list[npt.NDArray[np.void]]] = {}
@@ -632,11 +705,13 @@ class _Writer:
         entries = item.relocations(self.merge.sections[place]).copy()
         old = (entries["info"] >> shift).astype(np.int64)
         new = self.maps[number][old]
+        if self.borrowed[number] and self.merge.sections[target].flags & elf.SHF_ALLOC:
+            new[np.isin(old, self.borrowed[number])] = 0
         lost = (old != 0) & (new == 0)
-        if lost.any():
-            self._bury(place, target, entries, lost, old)
         kind = entries["info"] & ((1 << shift) - 1)
         entries["info"] = (new.astype(entries["info"].dtype) << shift) | kind
+        if lost.any():
+            self._bury(place, target, entries, lost, old)
         entries["offset"] += self.shift.get(target, 0)
         if target in self.shift:
             self._shift_section_symbols(number, entries, old)
@@ -657,27 +732,41 @@ class _Writer:
     def _bury(
         self, place: int, target: int, entries: npt.NDArray[np.void], lost: npt.NDArray[np.bool_], old: Integers
     ) -> None:
-        """Turn references to what was dropped into the value that debuggers read as "gone"."""
+        """Turn references to what was dropped into no relocation at all, as `ld -r` does.
+
+        Linkers drop the unwind entries that this leaves without code, and debuggers read the value as "gone".
+        """
         section = self.merge.sections[target]
-        item = self.merge.objects[int(self.merge.owner[place])]
-        if section.flags & elf.SHF_ALLOC and section.name != ".eh_frame":
-            name = item.symbols.names[int(old[lost][0])]
+        if section.name == ".eh_frame":
+            pass
+        elif section.flags & elf.SHF_ALLOC:
+            item = self.merge.objects[int(self.merge.owner[place])]
             raise ObjectError(
-                f"{section.name} refers to `{name}` in a section that another object's COMDAT group replaced",
+                f"{section.name} refers to `{_symbol_name(item, int(old[lost][0]))}` in a section that another object's"
+                " COMDAT group replaced",
                 where=item.label,
             )
-        gone = 1 if section.name in _LIST_SECTIONS else 0
+        else:
+            self._bury_in_place(self.output[int(self.places[target])], entries[lost], place)
+        entries["info"][lost] = 0  # R_<machine>_NONE of every machine
         if "addend" in (entries.dtype.names or ()):
-            entries["addend"][lost] = gone if section.name != ".eh_frame" else entries["addend"][lost]
-        elif section.name != ".eh_frame":
-            self._bury_in_place(self.output[int(self.places[target])], entries["offset"][lost].tolist(), gone)
+            entries["addend"][lost] = 0
 
-    def _bury_in_place(self, section: Section, offsets: list[int], gone: int) -> None:
-        # A REL machine keeps the addend in the section; debug sections of those machines hold 32-bit words.
+    def _bury_in_place(self, section: Section, entries: npt.NDArray[np.void], place: int) -> None:
+        if section.flags & elf.SHF_COMPRESSED:
+            return  # the offsets are those of the uncompressed data
+        gone = 1 if section.name in _LIST_SECTIONS else 0
+        if "addend" in (entries.dtype.names or ()) and not gone:
+            return
+        # The fields of a machine without addends are 32-bit words; with them the lists hold addresses.
+        size = 8 if "addend" in (entries.dtype.names or ()) and self.merge.machine.is_64 else 4
+        word = gone.to_bytes(size, "big" if self.merge.machine.is_big_endian else "little")
         data = bytearray(section.data)
-        word = gone.to_bytes(4, "big" if self.merge.machine.is_big_endian else "little")
-        for offset in offsets:
-            data[offset : offset + 4] = word
+        for offset in entries["offset"].tolist():
+            if offset + size > len(data):
+                label = self.merge.objects[int(self.merge.owner[place])].label
+                raise ObjectError("the object file is damaged: a relocation outside its section", where=label)
+            data[offset : offset + size] = word
         section.data = bytes(data)
 
     def _point_links(self) -> None:
@@ -690,24 +779,12 @@ class _Writer:
 
     def _undefined(self) -> tuple[Undefined, ...]:
         users: dict[str, set[str]] = {}
-        strong: set[str] = set()
-        for place, section in enumerate(self.merge.sections):
-            if not self.merge.kept[place] or section.type not in _RELOCATION_TYPES:
-                continue
-            if not self.merge.sections[self.merge.relocated(place)].flags & elf.SHF_ALLOC:
-                continue
-            item = self.merge.objects[int(self.merge.owner[place])]
-            for symbol in _symbol_indices(self.merge, place).tolist():
-                name = item.symbols.names[symbol]
-                if symbol >= item.symbols.local_count and self.merge.definitions[name].rank < _COMMON:
-                    users.setdefault(self._bound_name(name), set()).add(item.label)
-                    if int(item.symbols.info[symbol]) >> 4 != elf.STB_WEAK:
-                        strong.add(self._bound_name(name))
-        gathered = {f"{edge}{name}__{self.unique}" for edge in ("__start_", "__stop_") for name in self.gathered}
+        for item, symbol in self._references():
+            users.setdefault(item.symbols.names[symbol], set()).add(item.label)
         return tuple(
-            Undefined(name=name, is_weak=name not in strong, needed_by=tuple(sorted(labels)))
+            Undefined(name=name, is_weak=not self.used[name], needed_by=tuple(sorted(labels)))
             for name, labels in sorted(users.items())
-            if name not in gathered
+            if _bounded_section(name) not in self.gathered
         )
 
     def _dropped_bytes(self) -> int:
