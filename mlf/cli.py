@@ -6,9 +6,9 @@ Nothing else in mlf prints, exits or reads the environment.
 from __future__ import annotations
 
 import os
-import shlex
+import signal
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -19,6 +19,7 @@ from mlf.errors import MlfError, OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from types import FrameType
 
     from mlf.toolchain import Compiler
 
@@ -27,40 +28,61 @@ _USAGE_STATUS = 2
 _TARGET_HELP = "Processor: host, cortex-m0, -m3, -m4, -m7, -m33, -m55, rv32imac, rv32imafc."
 
 
+class _Interrupt(BaseException):
+    """A signal asked mlf to end. No KeyboardInterrupt, because click prints a line of its own for that."""
+
+
 def main() -> NoReturn:
     """Run the command line; every failure is one message and an exit status."""
     as_json = "--json" in sys.argv[1:]
     try:
+        _handle_interrupts(_interrupt)
+        status = _run_command(as_json=as_json)
+        _handle_interrupts(signal.SIG_IGN)
+    except _Interrupt:
+        status = _report(MlfError("interrupted; no output is half-written"), as_json=as_json)
+    sys.exit(status)
+
+
+def _handle_interrupts(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    """Set the handler of the signals that mlf was not started to ignore, as `nohup` and background jobs are."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    _handle_interrupts(signal.SIG_IGN)  # what cleans up now must not be interrupted again
+    raise _Interrupt
+
+
+def _run_command(*, as_json: bool) -> int:
+    try:
         commands.main(standalone_mode=False)
-        status = 0
     except MlfError as error:
-        status = _report(error, as_json=as_json)
-    except click.Abort:
-        status = _report(MlfError("interrupted; nothing was written"), as_json=as_json)
-    except KeyboardInterrupt:
-        status = _report(MlfError("interrupted; nothing was written"), as_json=as_json)
+        return _report(error, as_json=as_json)
     except click.exceptions.Exit as done:
-        status = done.exit_code
+        return done.exit_code
     except click.ClickException as error:
-        status = _report_usage(error, as_json=as_json)
-    except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # whoever read our output has had enough
-        status = 0
+        return _report_usage(error, as_json=as_json)
+    except SystemExit:  # what click makes of a help text that nobody reads to its end
+        return 0
     except OSError as error:
         place = str(error.filename) if error.filename else None
-        status = _report(OutputError(f"{error.strerror or error}", where=place), as_json=as_json)
+        return _report(OutputError(_reason(error), where=place), as_json=as_json)
     except Exception as error:  # noqa: BLE001  # the last resort: a message instead of a traceback
-        status = _report_bug(error, as_json=as_json)
-    sys.exit(status)
+        return _report_bug(error, as_json=as_json)
+    return 0
 
 
 def _report(error: MlfError, *, as_json: bool) -> int:
     if as_json:
         document = {"code": error.code, "hint": error.hint, "message": error.message, "where": error.where}
-        _print_json({"error": document, "schema": ERROR_SCHEMA})
-    click.echo(f"{_red('error:')} {error}", err=True)
-    if error.hint:
-        click.echo(f"hint: {error.hint}", err=True)
+        with suppress(OutputError):
+            _print_json({"error": document, "schema": ERROR_SCHEMA})
+    lines = [f"{_red('error:')} {error}", *([f"hint: {error.hint}"] if error.hint else [])]
+    with suppress(OSError):  # there is no other place to complain
+        click.echo("\n".join(lines), err=True)
     return error.exit_status
 
 
@@ -83,20 +105,34 @@ def _report_bug(error: Exception, *, as_json: bool) -> int:
 
 
 def _red(text: str) -> str:
-    wanted = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    wanted = os.isatty(2) and not os.environ.get("NO_COLOR")
     return click.style(text, fg="red", bold=True) if wanted else text
 
 
 def _print_json(document: Mapping[str, Any]) -> None:
     from mlf.report import render_json  # noqa: PLC0415  # json
 
-    click.echo(render_json(document), nl=False)
+    _print(render_json(document).encode("utf-8", "replace").decode())  # a file name may be no Unicode text
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or type(error).__name__).lower()
+
+
+def _print(text: str) -> None:
+    """Print to stdout and end the last line; whoever stops reading has had enough, which is no failure."""
+    try:
+        click.echo(text, nl=not text.endswith("\n"))
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes once more what it could not
+        if not isinstance(error, BrokenPipeError):
+            raise OutputError(f"cannot be written: {_reason(error)}", where="standard output") from error
 
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str], None]]:
     """Show what is being done, on stderr and only on a terminal."""
-    if not sys.stderr.isatty():
+    if not os.isatty(2):
         yield lambda _: None
         return
     from rich.console import Console  # noqa: PLC0415  # 60 ms, for terminals alone
@@ -106,9 +142,10 @@ def _progress() -> Iterator[Callable[[str], None]]:
 
 
 def _compiler(target: str, cc: str | None, cflags: tuple[str, ...]) -> Compiler:
-    from mlf.toolchain import find_compiler, find_target  # noqa: PLC0415  # subprocess
+    from mlf.toolchain import find_compiler, find_target, split_words  # noqa: PLC0415  # subprocess
 
-    return find_compiler(find_target(target), cc=cc, cflags=[flag for text in cflags for flag in shlex.split(text)])
+    flags = [flag for text in cflags for flag in split_words(text, option="--cflags")]
+    return find_compiler(find_target(target), cc=cc, cflags=flags)
 
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSON document; schemas/ describes it.")
@@ -141,7 +178,7 @@ def inspect(archive: Path, *, as_json: bool) -> None:
         if as_json:
             _print_json(report.inspect_document(opened, modules))
         else:
-            click.echo(report.inspect_text(opened, modules))
+            _print(report.inspect_text(opened, modules))
 
 
 @commands.command()
@@ -187,11 +224,11 @@ def link(  # noqa: PLR0913  # the options of a command
     if made is None and as_json:
         _print_json(report.plan_document(plan))
     elif made is None:
-        click.echo(report.plan_text(plan))
+        _print(report.plan_text(plan))
     elif as_json:
         _print_json(made.document)
     else:
-        click.echo(report.library_text(made.document, str(output)))
+        _print(report.library_text(made.document, str(output)))
 
 
 @commands.command()
@@ -246,7 +283,7 @@ def run(  # noqa: PLR0913  # the options of a command
     if as_json:
         _print_json(report.run_document(results))
     else:
-        click.echo(report.run_text(results))
+        _print(report.run_text(results))
 
 
 @commands.command()
@@ -264,4 +301,4 @@ def demo(folder: Path, *, target: str, cc: str | None, cflags: tuple[str, ...]) 
 
     with _progress() as progress:
         result = run_demo(folder, compiler=_compiler(target, cc, cflags), progress=progress)
-    click.echo(report.demo_text(result))
+    _print(report.demo_text(result))

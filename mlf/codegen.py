@@ -6,6 +6,7 @@ Templates lie in `mlf/templates`; every name that reaches them has been checked 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ class ModelInterface:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     external_pools: tuple[Pool, ...]
-    workspace_bytes: int
+    workspace_bytes: int | None
 
     @property
     def prefix(self) -> str:
@@ -57,8 +58,11 @@ def model_interface(name: str, module: Module) -> ModelInterface:
     bad = [field for field in fields if not C_IDENTIFIER.fullmatch(field) or field in KEYWORDS]
     if bad:
         raise SourceError(f"tensors or pools have names that C cannot have: {', '.join(bad)}", where=module.archive)
+    sizeless = [pool.name for pool in pools if pool.size_bytes is None]
+    if sizeless:
+        raise SourceError(f"the header does not tell the size of the pools {', '.join(sizeless)}", where=module.archive)
     return ModelInterface(
-        name=name, inputs=module.inputs, outputs=module.outputs, external_pools=pools, workspace_bytes=module.workspace_bytes or 0
+        name=name, inputs=module.inputs, outputs=module.outputs, external_pools=pools, workspace_bytes=module.workspace_bytes
     )  # fmt: skip
 
 
@@ -92,7 +96,6 @@ def model_header(interface: ModelInterface) -> str:
             "pool_alignment": WORKSPACE_ALIGNMENT_BYTES,
             "macro": lambda *parts: macro(interface.name, *parts),
         },
-        size_macro=lambda tensor: macro(interface.name, tensor.c_name, "SIZE"),
     )
 
 
@@ -119,12 +122,11 @@ def board_runner(interface: ModelInterface, *, io_status: int, failed_status: in
     return _render("board_runner.c.j2", values)
 
 
-def _render(template: str, values: Mapping[str, object], **filters: object) -> str:
-    environment = _environment()
-    environment.filters.update(filters)
-    return environment.get_template(template).render(values)
+def _render(template: str, values: Mapping[str, object]) -> str:
+    return _environment().get_template(template).render(values)
 
 
+@cache  # of templates that it has compiled
 def _environment() -> jinja2.Environment:
     import jinja2  # noqa: PLC0415  # 20 ms that `inspect` need not pay
 

@@ -11,28 +11,32 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-_COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
-_STRUCT = re.compile(r"struct\s+(\w+)\s*\{([^{}]*)\}")
-_FIELD = re.compile(r"void\s*\*\s*(\w+)\s*;")
-_MACRO = re.compile(r"^[ \t]*#[ \t]*define[ \t]+(\w+)[ \t]+(-?\d+)[ \t]*$", re.MULTILINE)
+# The code is hostile until it has been read: no expression may look at a character more than a bounded number of times, so
+# repetitions stop at what begins the next candidate, or have a limit. Numbers have at most the digits of 64 bits.
+_BLOCK_COMMENT = r"/\*.*?(?:\*/|\Z)"
+_COMMENT = re.compile(rf"{_BLOCK_COMMENT}|//[^\n]*", re.DOTALL)
+_FIELD = re.compile(r"\bvoid\s*\*\s*(\w+)\s*;")
+_MACRO = re.compile(r"^[ \t]*#[ \t]*define[ \t]+(\w+)[ \t]+(-?[0-9]{1,19})[ \t]*$", re.MULTILINE)
 _POOL_DATA = re.compile(r"^[ \t]*#[ \t]*define[ \t]+(\w+)_CONSTANT_POOL_DATA\b((?:[^\n]*\\\n)*[^\n]*)", re.MULTILINE)
 _INTERNAL_POOL = re.compile(
-    r"__attribute__\(\((?P<attributes>[^;{}]*?)\)\)\s*static\s+uint8_t\s+(?P<name>\w+)\[(?P<size>\d+)\]\s*;"
+    r"__attribute__\(\((?P<attributes>[^;{}]{0,200}?)\)\)\s*static\s+uint8_t\s+(?P<name>\w+)\[(?P<size>[0-9]{1,19})\]\s*;"
 )
-_ALIGNED = re.compile(r"aligned\((\d+)\)")
-_CONSTANT_ARRAY = re.compile(r"\bstatic\s+const\s+(\w+)\s+[^;={}]*?\[(\d+)\]\s*=\s*\{")
-_CONSTANT_POOL = re.compile(r"\}\s*;\s*//\s*of total size (\d+) bytes")
-_ALLOCATE = re.compile(r"(\w+)\s*=\s*(?:\([^()]*\)\s*)?TVMBackendAllocWorkspace\([^;]*?\(uint64_t\)\s*(\d+)\s*,")
-_FREE = re.compile(r"TVMBackendFreeWorkspace\([^;,]*,[^;,]*,\s*(?:\([^()]*\)\s*)?(\w+)\s*\)")
+_ALIGNED = re.compile(r"aligned\(([0-9]{1,19})\)")
+_CONSTANT_ARRAY = re.compile(r"\bstatic\s+const\s+(\w+)\s[^;={}]{0,400}?\[([0-9]{1,19})\]\s*=\s*\{")
+_CONSTANT_POOL = re.compile(r"\}\s*;\s*//\s*of total size ([0-9]{1,19}) bytes")
+_ALLOCATE = re.compile(
+    r"\b(\w+)\s*=\s*(?:\([^()]*\)\s*)?TVMBackendAllocWorkspace\([^;()]*\(uint64_t\)\s*([0-9]{1,19})\s*,"
+)
+_FREE = re.compile(r"\bTVMBackendFreeWorkspace\([^;,()]*,[^;,()]*,\s*(?:\([^()]*\)\s*)?(\w+)\s*\)")
 _FUNCTION = re.compile(r"^(?:TVM_DLL\s+)?(?:static\s+)?int32_t\s+(\w+)\(([^()]*)\)\s*\{", re.MULTILINE)
 _CALL = re.compile(r"\b(\w+)\(")
-_PARAMETER = re.compile(r"^(?:const\s+)?(?:struct\s+)?(\w+)\s*(\*?)\s*(?:restrict\s+)?(\w+)$")
+_PARAMETER = re.compile(r"(?:const\s+)?(?:struct\s+)?(\w+)(?:\s*(\*)\s*|\s+)(?:restrict\s+|__restrict__\s+)?(\w+)")
 
 WORKSPACE_ALIGNMENT_BYTES = 16  # TVM_RUNTIME_ALLOC_ALIGNMENT_BYTES of TVM's C runtime
 C_TYPES: Mapping[str, str] = {
-    "float": "float32", "double": "float64", "bool": "bool",
+    "half": "float16", "float": "float32", "double": "float64", "bool": "bool",
     "int8_t": "int8", "int16_t": "int16", "int32_t": "int32", "int64_t": "int64",
     "uint8_t": "uint8", "uint16_t": "uint16", "uint32_t": "uint32", "uint64_t": "uint64",
 }  # fmt: skip
@@ -58,14 +62,15 @@ class HeaderFacts:
 def parse_header(text: str, prefix: str) -> HeaderFacts | None:
     """Read a C-interface header whose names begin with `prefix` (lower case); None if it declares no inputs."""
     code = _COMMENT.sub(" ", text)
-    structs = {name: tuple(_FIELD.findall(body)) for name, body in _STRUCT.findall(code)}
-    if f"{prefix}_inputs" not in structs:
+    struct = re.compile(rf"\bstruct\s+{re.escape(prefix)}_(inputs|outputs|devices|workspace_pools)\s*\{{([^{{}}]*)\}}")
+    structs = {kind: tuple(_FIELD.findall(body)) for kind, body in struct.findall(code)}
+    if "inputs" not in structs:
         return None
     return HeaderFacts(
-        inputs=structs[f"{prefix}_inputs"],
-        outputs=structs.get(f"{prefix}_outputs", ()),
-        devices=structs.get(f"{prefix}_devices", ()),
-        pools=structs.get(f"{prefix}_workspace_pools", ()),
+        inputs=structs["inputs"],
+        outputs=structs.get("outputs", ()),
+        devices=structs.get("devices", ()),
+        pools=structs.get("workspace_pools", ()),
         macros={name: int(value) for name, value in _MACRO.findall(code)},
         pool_data={name: _pool_bytes(body) for name, body in _POOL_DATA.findall(code)},
         maps_io=f"{prefix}_map_inputs" in code,
@@ -88,7 +93,8 @@ class WrapperFacts:
 
 def parse_wrapper(text: str, run: str) -> WrapperFacts | None:
     """Read the C-interface wrapper `run` out of a source file; None if the file does not define it."""
-    found = re.search(rf"\bint32_t\s+{re.escape(run)}\(\s*struct[^;{{]*\)\s*\{{\s*return\s+(\w+)\(([^;]*)\)\s*;", text)
+    head = rf"\bint32_t\s+{re.escape(run)}\(\s*struct[^;{{}}()]*\)"
+    found = re.search(rf"{head}\s*\{{\s*return\s+([^\s();]+)\(([^;{{}}]*)\)\s*;", text)
     if found is None:
         return None
     arguments = found[2]
@@ -133,7 +139,7 @@ def constant_bytes(text: str) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
-    """A parameter of a generated function; dtype is None for `void *`."""
+    """A parameter of a generated function; dtype is None for `void *`, the name empty where the declaration is unusual."""
 
     name: str
     dtype: str | None
@@ -166,9 +172,11 @@ def functions(text: str) -> dict[str, Function]:
 
 def _parameters(text: str) -> Iterator[Parameter]:
     for item in text.split(","):
-        found = _PARAMETER.match(item.strip())
+        found = _PARAMETER.fullmatch(item.strip())
         if found:
             yield Parameter(name=found[3], dtype=C_TYPES.get(found[1]) if found[2] else None)
+        elif item.strip() not in ("", "void"):
+            yield Parameter(name="", dtype=None)  # its place counts
 
 
 def allocator_need(
@@ -188,27 +196,32 @@ def allocator_need(
             needs[name] = _function_need(found[name], lambda callee: need(callee, (*path, name)), found, alignment)
         return needs[name]
 
-    return need(entry, ()) if entry in found else None
+    try:
+        return need(entry, ()) if entry in found else None
+    except RecursionError:  # some thousand functions, each of which calls the next
+        return None
 
 
 def _function_need(
     function: Function, need: Callable[[str], int | None], known: Mapping[str, Function], alignment: int
 ) -> int | None:
-    held: dict[str, int] = {}
-    most = 0
+    blocks: dict[str, int] = {}
+    held = most = 0
     for event, name, size in _events(function.body):
+        inner: int | None = 0
         if event == "allocate":
             if size is None:
                 return None
-            held[name] = held.get(name, 0) + -(-size // alignment) * alignment
+            rounded = -(-size // alignment) * alignment
+            blocks[name] = blocks.get(name, 0) + rounded
+            held += rounded
         elif event == "free":
-            held.pop(name, None)
-        elif name in known and name != function.name:
+            held -= blocks.pop(name, 0)
+        elif name in known:
             inner = need(name)
-            if inner is None:
-                return None
-            most = max(most, sum(held.values()) + inner)
-        most = max(most, sum(held.values()))
+        if inner is None:
+            return None
+        most = max(most, held + inner)
     return most
 
 
@@ -232,132 +245,236 @@ class Extent:
     elements: int
 
 
+_ONLY_READ = Extent(dtype="", elements=0)
+
+
 def output_extent(known: Mapping[str, Function], main: Function, parameter: str) -> Extent | None:
     """Find out from the loops of the operator that writes it how large an output of the main function is.
 
     The index expressions of stores are evaluated over the ranges of their loop variables. None where the text does not
-    tell, and where several operators write the output.
+    tell for sure: a store that only an `if` lets happen, an address that is taken, operators that disagree.
     """
-    writers = []
-    for found in re.finditer(r"\b(\w+)\(([^;{}]*)\)\s*!=\s*0", main.body):
-        arguments = [item.strip() for item in found[2].split(",")]
-        operator = known.get(found[1])
-        if operator is not None and parameter in arguments:
-            writers.append((operator, arguments.index(parameter)))
-    extents = {_stored_extent(operator, position) for operator, position in writers}
-    extents.discard(None)
+    local, _ = _renamed(main.body, parameter)
+    places = {
+        (name, position)
+        for name, arguments in _operator_calls(main.body, known, (parameter, local))
+        for position, argument in enumerate(arguments)
+        if argument in (parameter, local)
+    }
+    extents = {_stored_extent(known[name], position) for name, position in places}
+    extents.discard(_ONLY_READ)
     return extents.pop() if len(extents) == 1 else None
 
 
+def _renamed(body: str, parameter: str) -> tuple[str, str]:
+    """Give the name that a body uses for a parameter, and the rest of the body.
+
+    TVM 0.8 called parameters `arg<n>`; the bodies began with their names.
+    """
+    found = re.search(rf"^[ \t]*void\s*\*\s*(\w+) = {re.escape(parameter)};", body, re.MULTILINE)
+    return (found[1], body[: found.start()] + body[found.end() :]) if found else (parameter, body)
+
+
+def _operator_calls(
+    body: str, known: Mapping[str, Function], names: tuple[str, str]
+) -> Iterator[tuple[str, list[str]]]:
+    """List the calls of known functions, checked or not, in the statements that mention one of the names."""
+    for statement in re.split(r"[;{}]", body):
+        if names[0] not in statement and names[1] not in statement:
+            continue
+        call = next((found for found in _CALL.finditer(statement) if found[1] in known), None)
+        if call is not None:
+            yield call[1], _arguments(statement[call.end() :])
+
+
+def _arguments(text: str) -> list[str]:
+    """Split the arguments of a call, from behind its opening parenthesis to the closing one."""
+    depth, start, arguments = 1, 0, []
+    for found in re.finditer(r"[(),]", text):
+        depth += {"(": 1, ")": -1, ",": 0}[found[0]]
+        if depth == 0 or (depth == 1 and found[0] == ","):
+            arguments.append(text[start : found.start()].strip())
+            start = found.end()
+        if depth == 0:
+            break
+    return arguments
+
+
 def _stored_extent(operator: Function, position: int) -> Extent | None:
-    if position >= len(operator.parameters):
+    """Give how far the operator stores into a parameter: `_ONLY_READ` if nowhere, None if the text does not tell."""
+    if position >= len(operator.parameters) or not operator.parameters[position].name:
         return None
     parameter = operator.parameters[position]
-    name = re.escape(parameter.name)
-    store = re.compile(rf"(?:\(\((\w+)\s*\*\)\s*{name}\)|\b{name})\[(.*)\]\s*=[^=]")
-    environment: dict[str, tuple[int, int]] = {}
-    highest: int | None = None
-    dtype = parameter.dtype
-    for line in operator.body.splitlines():
-        _bind(line, environment)
-        for found in store.finditer(line):
-            bounds = _interval(found[2], environment)
-            if bounds is None:
-                return None
-            highest = max(bounds[1], highest or 0)
-            dtype = C_TYPES.get(found[1] or "", dtype)
-    return Extent(dtype=dtype, elements=highest + 1) if dtype and highest is not None else None
+    name, body = _renamed(operator.body, parameter.name)
+    element = rf"(?:\(\((\w+)\s*\*\)\s*{name}\)|\b{name})\["
+    if len(re.findall(rf"\b{name}\b", body)) != len(re.findall(rf"(?<!&\()(?<!&){element}", body)):
+        return None  # used as a pointer, not element by element
+    stores = list(_stores(body, name, element))
+    if not stores:
+        return _ONLY_READ
+    dtypes = {C_TYPES.get(store.cast) if store.cast else parameter.dtype for store in stores}
+    dtype = dtypes.pop() if len(dtypes) == 1 else None
+    highest = max(store.highest for store in stores)
+    certain = max((store.highest for store in stores if store.is_certain), default=-1)
+    return Extent(dtype=dtype, elements=highest + 1) if dtype and highest == certain else None
 
 
-_LOOP = re.compile(r"for \(int(?:32|64)_t (\w+) = 0; \1 < (\d+); \+\+\1\)")
-_LOCAL = re.compile(r"^\s*int(?:32|64)_t (\w+) = (.+);\s*$")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Store:
+    """A store into a tensor: its cast, the highest index, and whether that is sure to be reached."""
+
+    cast: str
+    highest: int
+    is_certain: bool
 
 
-def _bind(line: str, environment: dict[str, tuple[int, int]]) -> None:
-    """Learn the range of a loop variable or of a common subexpression that the line introduces."""
-    loop = _LOOP.search(line)
-    if loop:
-        environment[loop[1]] = (0, max(int(loop[2]) - 1, 0))
-        return
-    local = _LOCAL.match(line)
-    if local:
-        bounds = _interval(local[2], environment)
-        if bounds is None:
-            environment.pop(local[1], None)
-        else:
-            environment[local[1]] = bounds
+_ASSIGNMENT = re.compile(r"(?<![=!<>])=(?!=)")
 
 
-_TOKEN = re.compile(r"\s*(?:(\d+)|(\w+)|(<<|>>|[-+*/%()]))")
+def _stores(body: str, name: str, element: str) -> Iterator[_Store]:
+    """List the stores into the tensor `name`, whose elements the expression `element` finds."""
+    begins = re.compile(rf"\s*{element}")
+    plain = re.compile(rf"\s*{element}(.*?)\]\s*=(?!=)")
+    used = re.compile(rf"\b{name}\b")
+    scope = _Scope()
+    for line in body.splitlines():
+        scope.enter(line)
+        if name not in line:
+            continue
+        found = plain.match(line)
+        if found:
+            bounds = _interval(found[2], scope.ranges)
+            highest = bounds[1] if bounds else _LARGEST_INDEX
+            yield _Store(cast=found[1] or "", highest=highest, is_certain=bool(bounds) and not scope.is_guarded)
+            continue
+        left, *right = _ASSIGNMENT.split(line, maxsplit=1)
+        if used.search(left) and (right or begins.match(line)):  # a store of an unusual form
+            yield _Store(cast="", highest=_LARGEST_INDEX, is_certain=False)
 
 
-def _interval(text: str, environment: Mapping[str, tuple[int, int]]) -> tuple[int, int] | None:
-    """Evaluate an index expression over the ranges of its variables; None for anything but + - * / % and shifts."""
-    tokens = []
-    position = 0
-    while position < len(text.rstrip()):
-        found = _TOKEN.match(text, position)
-        if found is None:
-            return None
-        tokens.append(found[0].strip())
-        position = found.end()
+_LOOP = re.compile(r"\bfor \(\w+ (\w+) = ")
+_PLAIN_LOOP = re.compile(r"\bfor \(int(?:32|64)_t (\w+) = 0; \1 < ([1-9][0-9]{0,18}); \+\+\1\)")
+_LOCAL = re.compile(r"\s*int(?:32|64)_t (\w+) = (.+);\s*$")
+_CONDITION = re.compile(r"\s*(?:\}\s*)?(?:if|else|while|switch)\b")
+
+
+class _Scope:
+    """What holds at a line of a function: the ranges of its variables, and whether a condition decides if it is reached."""
+
+    def __init__(self) -> None:
+        self.ranges: dict[str, tuple[int, int]] = {}
+        self.is_guarded = False
+        self._blocks: list[bool] = []
+        self._conditions = 0
+        self._is_condition_open = False
+
+    def enter(self, line: str) -> None:
+        """Go on to the next line."""
+        text = line.strip()
+        if not text:
+            return
+        is_condition = _CONDITION.match(line) is not None
+        if text.startswith("}") and self._blocks:
+            self._conditions -= self._blocks.pop()
+        self.is_guarded = self._is_condition_open or self._conditions > 0
+        if text.endswith("{"):
+            self._blocks.append(is_condition or self._is_condition_open)
+            self._conditions += self._blocks[-1]
+        self._is_condition_open = is_condition and not text.endswith(("{", ";", "}"))
+        if "=" in text:
+            self._bind(line)
+
+    def _bind(self, line: str) -> None:
+        """Learn the range of a loop variable or of a common subexpression that the line introduces."""
+        loop, local = _LOOP.search(line), _LOCAL.match(line)
+        if loop:
+            self.ranges.pop(loop[1], None)
+            plain = _PLAIN_LOOP.search(line)
+            if plain:
+                self.ranges[plain[1]] = (0, int(plain[2]) - 1)
+        elif local:
+            self.ranges.pop(local[1], None)
+            bounds = _interval(local[2], self.ranges)
+            if bounds:
+                self.ranges[local[1]] = bounds
+
+
+_TOKEN = re.compile(r"[0-9]+|\w+|<<|>>|[-+*/%()]")
+_LARGEST_INDEX = 1 << 63
+
+
+def _interval(text: str, ranges: Mapping[str, tuple[int, int]]) -> tuple[int, int] | None:
+    """Evaluate an index expression over the ranges of its variables; None where its bounds may not be reached."""
+    if _TOKEN.sub("", text).strip():
+        return None
+    tokens = _TOKEN.findall(text)[::-1]
     try:
-        bounds, rest = _sum(tuple(tokens), environment)
+        bounds = _sum(tokens, ranges)
     except (KeyError, IndexError, ValueError, RecursionError):
         return None
-    return bounds if not rest else None
+    return bounds if not tokens else None
 
 
-_Tokens = tuple[str, ...]
 _Bounds = tuple[int, int]
 _PRECEDENCE = (("<<", ">>"), ("+", "-"), ("*", "/", "%"))
 
 
-def _sum(tokens: _Tokens, environment: Mapping[str, _Bounds], level: int = 0) -> tuple[_Bounds, _Tokens]:
+def _sum(tokens: list[str], ranges: Mapping[str, _Bounds], level: int = 0) -> _Bounds:
+    """Evaluate an expression of operators from `level` on, taking its tokens from the end of the list."""
     if level == len(_PRECEDENCE):
-        return _atom(tokens, environment)
-    left, tokens = _sum(tokens, environment, level + 1)
-    while tokens and tokens[0] in _PRECEDENCE[level]:
-        right, rest = _sum(tokens[1:], environment, level + 1)
-        left, tokens = _combine(tokens[0], left, right), rest
-    return left, tokens
+        return _atom(tokens, ranges)
+    left = _sum(tokens, ranges, level + 1)
+    while tokens and tokens[-1] in _PRECEDENCE[level]:
+        operator = tokens.pop()
+        left = _combine(operator, left, _sum(tokens, ranges, level + 1))
+        if not -_LARGEST_INDEX <= left[0] <= left[1] < _LARGEST_INDEX:
+            raise ValueError(operator)
+    return left
 
 
-def _atom(tokens: _Tokens, environment: Mapping[str, _Bounds]) -> tuple[_Bounds, _Tokens]:
-    first = tokens[0]
+def _atom(tokens: list[str], ranges: Mapping[str, _Bounds]) -> _Bounds:
+    first = tokens.pop()
     if first == "(":
-        bounds, rest = _sum(tokens[1:], environment)
-        if not rest or rest[0] != ")":
+        bounds = _sum(tokens, ranges)
+        if tokens.pop() != ")":
             raise ValueError(first)
-        return bounds, rest[1:]
-    if first.isdigit():
-        return (int(first), int(first)), tokens[1:]
-    return environment[first], tokens[1:]
+        return bounds
+    if first[0].isdigit():
+        number = int(first[:20])
+        if number >= _LARGEST_INDEX:
+            raise ValueError(first)
+        return number, number
+    return ranges[first]
 
 
 def _combine(operator: str, left: _Bounds, right: _Bounds) -> _Bounds:
+    """Combine two ranges; ValueError where the bounds of the result may be out of reach."""
+    low, high = left
     if operator == "+":
-        return left[0] + right[0], left[1] + right[1]
+        return low + right[0], high + right[1]
+    if operator == "*" and low >= 0 and right[0] >= 0:
+        return low * right[0], high * right[1]
+    if right[0] != right[1]:
+        raise ValueError(operator)
+    number = right[0]
     if operator == "-":
-        return left[0] - right[1], left[1] - right[0]
-    if operator == "*":
-        return _corners(a * b for a in left for b in right)
-    if left[0] < 0 or right[0] != right[1] or right[0] <= (0 if operator in "/%" else -1):
+        return low - number, high - number
+    if low < 0 or number < 0 or (number == 0 and operator in "/%") or (number > 63 and operator in ("<<", ">>")):
         raise ValueError(operator)
-    if operator == "/":
-        return left[0] // right[0], left[1] // right[0]
     if operator == "%":
-        return left if left[1] < right[0] else (0, right[0] - 1)
-    if right[0] > 63:
-        raise ValueError(operator)
-    return (
-        (left[0] << right[0], left[1] << right[0]) if operator == "<<" else (left[0] >> right[0], left[1] >> right[0])
-    )
+        return _remainder(left, number)
+    if operator == "/":
+        return low // number, high // number
+    return (low << number, high << number) if operator == "<<" else (low >> number, high >> number)
 
 
-def _corners(values: Iterable[int]) -> _Bounds:
-    found = sorted(values)
-    return found[0], found[-1]
+def _remainder(left: _Bounds, number: int) -> _Bounds:
+    """Give the range of `left % number`; all of it is reached only if `left` runs through whole periods."""
+    if left[1] < number:
+        return left
+    if left[0] != 0 or (left[1] + 1) % number:
+        raise ValueError(number)
+    return 0, number - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -370,20 +487,23 @@ class RelayTensor:
 
     @property
     def size_bytes(self) -> int | None:
-        """The bytes of a packed tensor; None for a dynamic shape or a dtype of unknown size."""
-        width = DTYPE_SIZES_BYTES.get(self.dtype)
-        if self.shape is None or width is None:
+        """The bytes of a packed tensor; None for a dynamic shape, a dtype of unknown size or more bytes than there can be."""
+        size = DTYPE_SIZES_BYTES.get(self.dtype)
+        if self.shape is None or size is None:
             return None
-        count = 1
         for extent in self.shape:
-            count *= extent
-        return count * width
+            size *= extent
+            if size >= _LARGEST_INDEX:
+                return None
+        return size
 
 
 _TENSOR_TYPE = r"Tensor\[\(([^()]*)\),\s*(\w+)\]"
-_RELAY_PARAMETER = re.compile(rf"%([^%]+?):\s*(?:{_TENSOR_TYPE}|([a-z]+\d+)\b)")
+_SCALAR_TYPE = r"((?:float|bfloat|u?int)[0-9]{1,3}|bool)(?=\s*[,)])"
+_RELAY_PARAMETER = re.compile(rf"%([^%]+?):\s*(?:{_TENSOR_TYPE}|{_SCALAR_TYPE})")
 _RELAY_RESULT = re.compile(rf"->\s*(\([^{{]*\)|{_TENSOR_TYPE})\s*\{{")
-_LAST_TYPE = re.compile(r"/\*\s*ty=(\((?:[^()]|\([^()]*\))*\)|Tensor\[[^\]]*\])(?:\s+span=[^*]*)?\s*\*/\s*\n?\}")
+_LAST_TYPE = re.compile(r"/\*\s*ty=(\([^()]*(?:\([^()]*\)[^()]*)*\)|Tensor\[[^][]*\])(?:\s+span=[^*]*|\s*)\*/\s*\}\Z")
+_STATIC_EXTENT = re.compile(r"[0-9]{1,19}")
 
 
 def parse_relay(text: str) -> tuple[tuple[RelayTensor, ...], tuple[RelayTensor, ...]]:
@@ -392,7 +512,8 @@ def parse_relay(text: str) -> tuple[tuple[RelayTensor, ...], tuple[RelayTensor, 
     if start < 0:
         return (), ()
     end = text.find("{\n", start)
-    signature = re.sub(r"/\*.*?\*/", "", text[start : end + 1] if end > 0 else text[start:], flags=re.DOTALL)
+    whole = text[start : end + 1] if end > 0 else text[start:]
+    signature = re.sub(_BLOCK_COMMENT, "", whole, flags=re.DOTALL)
     arrow = signature.rfind("->")
     head = signature if arrow < 0 else signature[:arrow]
     parameters = tuple(_relay_tensor(m[1].strip(), m[2], m[3], m[4]) for m in _RELAY_PARAMETER.finditer(head))
@@ -408,5 +529,5 @@ def _relay_tensor(name: str, shape: str | None, dtype: str | None, scalar: str |
     if shape is None or dtype is None:
         return RelayTensor(name=name, dtype=scalar or "", shape=())
     extents = [item.strip() for item in shape.split(",") if item.strip()]
-    static = all(item.isdigit() for item in extents)
+    static = all(_STATIC_EXTENT.fullmatch(item) for item in extents)
     return RelayTensor(name=name, dtype=dtype, shape=tuple(int(item) for item in extents) if static else None)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,15 +14,15 @@ from mlf.externals import is_allowed
 from mlf.objects.ar import ArMember, read_ar, write_ar
 from mlf.objects.elf import STB_LOCAL, parse_object
 from mlf.objects.merge import MergedObject, merge_objects
-from mlf.report import render_json, tensor_document
-from mlf.toolchain import RUNTIME
+from mlf.report import model_document, pool_document, render_json
+from mlf.toolchain import RUNTIME, uninterrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from mlf.codegen import ModelInterface
     from mlf.link import PlannedModel
-    from mlf.module import Pool
-    from mlf.toolchain import Compiler
+    from mlf.toolchain import Command, Compiler
 
 SCHEMA = "mlf-library-v1"
 INCLUDE = "include"
@@ -35,11 +35,6 @@ class ModelObject:
 
     plan: PlannedModel
     merged: MergedObject
-
-    @property
-    def member(self) -> str:
-        """The name of the model's member in the library."""
-        return f"{self.plan.interface.prefix}.o"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,38 +78,52 @@ def measure(merged: MergedObject) -> Sizes:
     return Sizes(text_bytes=text, data_bytes=data, bss_bytes=bss)
 
 
-def assemble(models: Sequence[ModelObject], compiler: Compiler, *, scratch: Path) -> Library:
-    """Check what the models need, add headers and registry, and put the library together.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registry:
+    """The registry of all models, laid out to be compiled in `folder`."""
 
-    Raises LinkError for a name that nothing can be expected to supply, and for a library that defines anything but its
-    entrypoints.
-    """
-    _check_needs(models)
-    interfaces = [model.plan.interface for model in models]
+    models: tuple[str, ...]
+    headers: Mapping[str, str]
+    folder: Path
+
+    def command(self, compiler: Compiler) -> Command:
+        """Give the command that compiles it."""
+        search = ("-I.", f"-I{RUNTIME / 'include'}")
+        return compiler.compile_command(f"{_REGISTRY}.c", f"{_REGISTRY}.o", cwd=self.folder, extra=search)
+
+    def merged(self) -> MergedObject:
+        """Give its object, with the promised names alone, once it is compiled."""
+        item = parse_object((self.folder / f"{_REGISTRY}.o").read_bytes(), f"{_REGISTRY}.c")
+        names = [_REGISTRY, "mlf_find_model", *(f"mlf_model_{name}" for name in self.models)]
+        return merge_objects([item], exports={name: name for name in names}, unique="registry")
+
+
+def write_registry(interfaces: Sequence[ModelInterface], folder: Path) -> Registry:
+    """Write the registry's source and all headers below `folder`."""
     headers = {interface.header: codegen.model_header(interface) for interface in interfaces}
     headers["mlf/models.h"] = codegen.models_header(interfaces)
-    registry = _registry(models, headers, compiler, scratch)
-    _check_machines(models, registry)
-    members = [ArMember(name=model.member, data=model.merged.data, symbols=model.merged.exports) for model in models]
-    members.append(ArMember(name=f"{_REGISTRY}.o", data=registry.data, symbols=registry.exports))
-    data = write_ar(members)
-    _check_definitions(data, members)
-    return Library(data=data, headers=headers, document=_document(models, registry, compiler))
-
-
-def _registry(
-    models: Sequence[ModelObject], headers: Mapping[str, str], compiler: Compiler, scratch: Path
-) -> MergedObject:
-    folder = scratch / ".registry"  # no model's name begins with a dot
-    for name, text in headers.items():
+    for name, text in {**headers, f"{_REGISTRY}.c": codegen.models_source(interfaces)}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
-    source = codegen.models_source([model.plan.interface for model in models])
-    (folder / f"{_REGISTRY}.c").write_text(source, encoding="utf-8")
-    compiler.compile(f"{_REGISTRY}.c", f"{_REGISTRY}.o", cwd=folder, extra=("-I.", f"-I{RUNTIME / 'include'}"))
-    item = parse_object((folder / f"{_REGISTRY}.o").read_bytes(), f"{_REGISTRY}.c")
-    names = [_REGISTRY, "mlf_find_model", *(f"mlf_model_{model.plan.name}" for model in models)]
-    return merge_objects([item], exports={name: name for name in names}, unique="registry")
+    return Registry(models=tuple(interface.name for interface in interfaces), headers=headers, folder=folder)
+
+
+def assemble(models: Sequence[ModelObject], registry: Registry, compiler: Compiler, *, name: str) -> Library:
+    """Check what the models need and put the library called `name` together.
+
+    Raises LinkError for a name that nothing can be expected to supply, and for a library that defines anything but its
+    entrypoints; ObjectError for objects that are not of the target's machine.
+    """
+    _check_needs(models)
+    merged = registry.merged()
+    _check_machines(models, merged)
+    members = [
+        ArMember(name=model.plan.member, data=model.merged.data, symbols=model.merged.exports) for model in models
+    ]
+    members.append(ArMember(name=f"{_REGISTRY}.o", data=merged.data, symbols=merged.exports))
+    data = write_ar(members)
+    _check_definitions(data, members)
+    return Library(data=data, headers=registry.headers, document=_document(models, merged, compiler, name))
 
 
 def _check_needs(models: Sequence[ModelObject]) -> None:
@@ -156,7 +165,7 @@ def _check_definitions(data: bytes, members: Sequence[ArMember]) -> None:
         raise LinkError(f"the library would define names that were not promised: {'; '.join(stray)}")
 
 
-def _document(models: Sequence[ModelObject], registry: MergedObject, compiler: Compiler) -> dict[str, Any]:
+def _document(models: Sequence[ModelObject], registry: MergedObject, compiler: Compiler, name: str) -> dict[str, Any]:
     sizes = [measure(model.merged) for model in models]
     total = Sizes(
         text_bytes=sum(size.text_bytes for size in sizes),
@@ -165,6 +174,7 @@ def _document(models: Sequence[ModelObject], registry: MergedObject, compiler: C
     )
     return {
         "compiler": {"family": compiler.family, "version": compiler.version},
+        "library": name,
         "machine": str(registry.machine),
         "models": [_model_document(model, size) for model, size in zip(models, sizes, strict=True)],
         "registry": {
@@ -177,32 +187,17 @@ def _document(models: Sequence[ModelObject], registry: MergedObject, compiler: C
 
 
 def _model_document(model: ModelObject, sizes: Sizes) -> dict[str, Any]:
-    module, interface = model.plan.module, model.plan.interface
     return {
-        "archive": module.archive,
+        **model_document(model.plan),
         "dropped_bytes": model.merged.dropped_bytes,
-        "entrypoints": {"run": interface.run_symbol},
-        "header": interface.header,
-        "inputs": [tensor_document(tensor) for tensor in interface.inputs],
-        "member": model.member,
-        "memory_styles": list(module.memory_styles),
-        "module": module.name,
-        "name": interface.name,
         "needs": sorted(item.name for item in model.merged.undefined),
-        "outputs": [tensor_document(tensor) for tensor in interface.outputs],
-        "pools": [_pool_document(pool) for pool in interface.external_pools],
+        "pools": [
+            {**pool_document(pool), "data": pool.data.hex() if pool.data else None}
+            for pool in model.plan.interface.external_pools
+        ],
         "sizes": sizes.document(),
         "symbols": list(model.merged.exports),
-        "version": module.version,
-        "workspace_bytes": interface.workspace_bytes,
     }
-
-
-def _pool_document(pool: Pool) -> dict[str, Any]:
-    return {
-        "alignment_bytes": pool.alignment_bytes, "data": pool.data.hex() if pool.data else None, "kind": pool.kind, "name": pool.name,
-        "size_bytes": pool.size_bytes,
-    }  # fmt: skip
 
 
 def document_path(output: Path) -> Path:
@@ -215,41 +210,58 @@ def write(library: Library, output: Path) -> None:
 
     Each file is written beside its place first and moved there when all are complete; OutputError leaves nothing behind.
     """
-    document = {**library.document, "library": output.name}
+    if not output.name or output.suffix == ".json":
+        raise OutputError("is no name for a library, whose document is the .json file beside it", where=str(output))
     contents = {output.parent / INCLUDE / name: text.encode() for name, text in library.headers.items()}
-    contents[document_path(output)] = render_json(document).encode()
+    # An archive's file name may be no Unicode text, which JSON cannot hold.
+    contents[document_path(output)] = render_json(library.document).encode("utf-8", "replace")
     contents[output] = library.data
     replace_files(contents)
 
 
 def replace_files(contents: Mapping[Path, bytes]) -> None:
-    """Write several files, all or none of them as far as a file system allows; raise OutputError if one cannot be."""
-    staged: list[tuple[str, Path]] = []
+    """Write several files, all or none of them as far as a file system allows; raise OutputError if one cannot be.
+
+    Each is written beside its place first; an interrupt comes before the first is moved there or after the last.
+    """
+    staged = {path: path.with_name(f".mlf-{secrets.token_hex(8)}") for path in contents}
+    made: list[Path] = []
     current = Path()
     try:
-        for path, content in contents.items():
-            current = path
-            staged.append((_stage(path, content), path))
-        for temporary, path in staged:
-            current = path
-            os.replace(temporary, path)  # noqa: PTH105  # of two strings, one system call
+        for current, temporary in staged.items():
+            _make_folder(current.parent, made)
+            _stage(current, temporary, contents[current])
+        with uninterrupted():
+            for current, temporary in staged.items():
+                temporary.replace(current)
+            made.clear()
     except OSError as error:
-        raise OutputError(f"cannot be written: {error.strerror}", where=str(current)) from error
+        reason = (error.strerror or type(error).__name__).lower()
+        raise OutputError(f"cannot be written: {reason}", where=str(current)) from error
     finally:
-        for temporary, _ in staged:
-            Path(temporary).unlink(missing_ok=True)
+        with uninterrupted():
+            _remove(staged.values(), made)
 
 
-def _stage(path: Path, content: bytes) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir():
-        raise IsADirectoryError(21, "it is a directory")
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(temporary).chmod(0o644)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return temporary
+def _make_folder(folder: Path, made: list[Path]) -> None:
+    """Make a folder and those above it, and note which were made."""
+    for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
+        made.append(missing)
+        missing.mkdir(exist_ok=True)
+
+
+def _stage(path: Path, temporary: Path, content: bytes) -> None:
+    if path.exists() and not path.is_file():
+        raise OutputError("cannot be written: it is a directory or a device", where=str(path))
+    with temporary.open("xb") as file:
+        file.write(content)
+
+
+def _remove(files: Iterable[Path], folders: Sequence[Path]) -> None:
+    """Remove what a failure left; a folder in which something else lies by now stays."""
+    for file in files:
+        with suppress(OSError):
+            file.unlink()
+    for folder in reversed(folders):
+        with suppress(OSError):
+            folder.rmdir()

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import os
 import shlex
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from mlf import codegen
 from mlf.archive import open_archive
-from mlf.errors import CompileError, LinkError, NameClashError, UnsupportedError
+from mlf.errors import CompileError, LinkError, NameClashError, ObjectError, ToolError, UnsupportedError
 from mlf.module import read_modules
 from mlf.naming import check_clashes, check_model_name, mangle, mangle_model, suggest_model_name
-from mlf.toolchain import RUNTIME, own_words, run_many
+from mlf.toolchain import RUNTIME, is_machine_fault, own_words, run_many, scratch_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from mlf.archive import Archive
     from mlf.codegen import ModelInterface
     from mlf.constants import LiftedConstant
-    from mlf.library import Library, ModelObject
+    from mlf.library import Library, ModelObject, Registry
     from mlf.module import Module
     from mlf.toolchain import Command, Compiler
 
@@ -50,13 +49,14 @@ def parse_request(text: str) -> LinkRequest:
     """Take `[NAME=]ARCHIVE[:MODULE]` apart; a file whose own name holds `=` or `:` is found all the same."""
     if Path(text).exists():
         return LinkRequest(path=Path(text))
+    name: str | None
     name, equals, rest = text.partition("=")
     if not equals or "/" in name or "\\" in name:
-        name, rest = "", text
+        name, rest = None, text
     path, colon, module = rest.rpartition(":")
     if not colon or Path(rest).exists():
         path, module = rest, ""
-    return LinkRequest(path=Path(path), name=name or None, module=module or None)
+    return LinkRequest(path=Path(path), name=name, module=module or None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +72,11 @@ class PlannedModel:
     def name(self) -> str:
         """The model's name in the library."""
         return self.interface.name
+
+    @property
+    def member(self) -> str:
+        """The name of the model's member in the library."""
+        return f"{self.interface.prefix}.o"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,37 +205,43 @@ def link(plan: LinkPlan, *, progress: Progress | None = None, jobs: int | None =
     from mlf import library  # noqa: PLC0415  # brings numpy and the object code, which a dry run does not need
 
     report = progress or (lambda _: None)
-    with tempfile.TemporaryDirectory(prefix="mlf-") as name:
-        scratch = Path(name).resolve()
+    with scratch_folder() as scratch:
         builders = [_ModelBuilder(model, plan.compiler, scratch / model.name) for model in plan.models]
-        _compile_all(builders, plan.compiler, jobs or os.cpu_count() or 1, report)
+        # No model's name begins with a dot, so the registry's folder is free.
+        registry = library.write_registry([model.interface for model in plan.models], scratch / ".registry")
+        _compile_all(builders, registry, plan.compiler, jobs or os.cpu_count() or 1, report)
         models = []
         for builder in builders:
             report(f"merging {builder.model.name}")
             models.append(builder.merge())
         report("writing the library")
-        made = library.assemble(models, plan.compiler, scratch=scratch)
+        made = library.assemble(models, registry, plan.compiler, name=plan.output.name)
     library.write(made, plan.output)
     return made
 
 
-def _compile_all(builders: Sequence[_ModelBuilder], compiler: Compiler, jobs: int, report: Progress) -> None:
-    """Compile every file of every model; raise CompileError that holds the words on each file that failed."""
-    owners: list[tuple[_ModelBuilder, _Unit]] = []
+def _compile_all(
+    builders: Sequence[_ModelBuilder], registry: Registry, compiler: Compiler, jobs: int, report: Progress
+) -> None:
+    """Compile every file of every model, and the registry; raise CompileError with the words on each file that failed."""
+    places = ["the registry: "]
 
     def commands() -> Iterator[Command]:
+        yield registry.command(compiler)
         for builder in builders:
             report(f"compiling {builder.model.name}")
             for unit in builder.units():
-                owners.append((builder, unit))
+                places.append(f"{builder.where}: {unit.label}: ")
                 yield compiler.compile_command(unit.source, unit.output, cwd=builder.folder, extra=unit.extra)
 
     finished = run_many(commands(), jobs=jobs)
     failed = [
-        f"{builder.where}: {compiler.name} cannot compile {unit.label}:\n{own_words(result)}"
-        for (builder, unit), result in zip(owners, finished, strict=True)
+        f"{place}{compiler.name} cannot compile it:\n{own_words(result)}"
+        for place, result in zip(places, finished, strict=True)
         if result.status != 0
     ]
+    if any(is_machine_fault(result) for result in finished):
+        raise ToolError("\n".join(failed))
     if failed:
         raise CompileError("\n".join(failed))
 
@@ -292,6 +303,12 @@ class _ModelBuilder:
 
     def merge(self) -> ModelObject:
         """Merge the compiled units, the lifted constants and the archive's own objects into the model's member."""
+        try:
+            return self._merge()
+        except ObjectError as error:
+            raise ObjectError(error.message, where=f"{self.where}: {error.where}", hint=error.hint) from error
+
+    def _merge(self) -> ModelObject:
         from mlf import library  # noqa: PLC0415  # numpy
         from mlf.objects import elf, merge  # noqa: PLC0415  # numpy
 

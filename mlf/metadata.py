@@ -5,6 +5,7 @@ The keys of each version are those that TVM's `model_library_format.py` wrote (v
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 READABLE_VERSIONS = (5, 6, 7)
+_SHOWN_CHARACTERS = 40  # of a wrong value, in a message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +60,11 @@ def parse_metadata(document: object, *, where: str) -> Metadata:
     if version not in READABLE_VERSIONS:
         known = f"{READABLE_VERSIONS[0]} to {READABLE_VERSIONS[-1]}"
         raise UnsupportedError(f"metadata.json has version {version}; versions {known} can be read", where=where)
-    style = node.get("style", "full-model")
+    style = node.text("style") if "style" in node.value else "full-model"
     if style == "operator":
         raise UnsupportedError("is an operator-style archive, which holds no model", where=where)
+    if style != "full-model":
+        raise UnsupportedError(f"metadata.json has the style {_shown(style)}; `full-model` can be read", where=where)
     if version < 7:  # one module, its keys at the top
         return Metadata(version=version, modules=(_module(node, node.text("model_name")),))
     modules = node.child("modules")
@@ -76,11 +80,10 @@ def _module(node: _Node, name: str) -> ModuleMetadata:
     mains = functions.children("main") if functions else []
     main = mains[0] if mains else None
     operators = functions.children("operator_functions") if functions else []
-    target = node.value.get("target", [])
     return ModuleMetadata(
         name=name,
-        executors=tuple(str(item) for item in node.sequence("executors")),
-        targets=tuple(str(item) for item in (target.values() if isinstance(target, dict) else target)),
+        executors=node.texts("executors"),
+        targets=node.texts("target") if "target" in node.value else (),
         workspace_bytes=main.optional_size("workspace_size_bytes") if main else None,
         constants_bytes=main.optional_size("constants_size_bytes") if main else None,
         io_bytes=main.optional_size("io_size_bytes") if main else None,
@@ -95,7 +98,7 @@ def _tensors(main: _Node | None, key: str) -> dict[str, TensorMetadata] | None:
         return None
     table = main.child(key)
     return {
-        name: TensorMetadata(dtype=table.child(name).text("dtype"), size_bytes=table.child(name).integer("size"))
+        name: TensorMetadata(dtype=table.child(name).text("dtype"), size_bytes=table.child(name).size("size"))
         for name in sorted(table.keys())
     }
 
@@ -107,12 +110,13 @@ class _Node:
         self.where = where
         self.path = path
         self.value: dict[str, Any] = (
-            value if isinstance(value, dict) else self._wrong(path or "the document", value, "an object")
+            value
+            if isinstance(value, dict)
+            else self._wrong(f"`{path}`" if path else "the document", value, "an object")
         )
 
     def _wrong(self, path: str, value: object, expected: str) -> Any:  # noqa: ANN401  # never returns
-        got = type(value).__name__ if isinstance(value, (dict, list)) else repr(value)
-        raise MetadataError(f"metadata.json: {path} is {got}, expected {expected}", where=self.where)
+        raise MetadataError(f"metadata.json: {path} is {_shown(value)}, expected {expected}", where=self.where)
 
     def _at(self, key: str) -> str:
         return f"`{self.path}.{key}`" if self.path else f"`{key}`"
@@ -125,9 +129,6 @@ class _Node:
     def keys(self) -> list[str]:
         return list(self.value)
 
-    def get(self, key: str, default: str) -> object:
-        return self.value.get(key, default)
-
     def text(self, key: str) -> str:
         value = self._required(key)
         return value if isinstance(value, str) else str(self._wrong(self._at(key), value, "a string"))
@@ -138,12 +139,25 @@ class _Node:
             self._wrong(self._at(key), value, "a whole number")
         return int(str(value))
 
+    def size(self, key: str) -> int:
+        value = self.integer(key)
+        return value if value >= 0 else int(self._wrong(self._at(key), value, "a size in bytes"))
+
     def optional_size(self, key: str) -> int | None:
-        return self.integer(key) if key in self.value else None
+        return self.size(key) if key in self.value else None
 
     def sequence(self, key: str) -> list[object]:
         value = self._required(key)
         return value if isinstance(value, list) else list(self._wrong(self._at(key), value, "a list"))
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """Read a list of strings, or the strings of an object, which `target` was before version 6."""
+        value = self._required(key)
+        items = list(value.values()) if isinstance(value, dict) else self.sequence(key)
+        for item in items:
+            if not isinstance(item, str):
+                self._wrong(f"an item of {self._at(key)}", item, "a string")
+        return tuple(str(item) for item in items)
 
     def child(self, key: str) -> _Node:
         return _Node(self._required(key), self.where, self._at(key).strip("`"))
@@ -151,3 +165,11 @@ class _Node:
     def children(self, key: str) -> list[_Node]:
         items = self.sequence(key) if key in self.value else []
         return [_Node(item, self.where, f"{self._at(key).strip('`')}[{index}]") for index, item in enumerate(items)]
+
+
+def _shown(value: object) -> str:
+    """Describe a value of the document as JSON spells it."""
+    if isinstance(value, (dict, list)):
+        return "an object" if isinstance(value, dict) else "a list"
+    text = json.dumps(value, ensure_ascii=False)
+    return f"`{text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + '...'}`"

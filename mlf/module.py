@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mlf.archive import Archive
-    from mlf.metadata import ModuleMetadata
+    from mlf.metadata import ModuleMetadata, TensorMetadata
 
 SOURCE_DIRECTORY = "codegen/host/src/"
 OBJECT_DIRECTORY = "codegen/host/lib/"
@@ -29,6 +29,8 @@ INCLUDE_DIRECTORY = "codegen/host/include/"
 # Weights as text make a source member large; `inspect` reads the end of such a member, where TVM prints the main function.
 LARGE_SOURCE_BYTES = 1 << 20
 _TAIL_BYTES = 512 << 10
+# Each output costs a pass over the main function; no compiled model has this many.
+_MOST_SEARCHED_OUTPUTS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,14 +58,15 @@ class Pool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """A fact on which metadata and code disagree."""
+    """A fact on which metadata, or a macro of the header, and the code disagree."""
 
     place: str
     metadata: str
     code: str
+    source: str = METADATA_NAME
 
     def __str__(self) -> str:
-        return f"{self.place}: metadata.json says {self.metadata}, the code says {self.code}"
+        return f"{self.place}: {self.source} says {self.metadata}, the code says {self.code}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,15 +153,19 @@ class _Reader:
             self.functions.update(csource.functions(text))
         self.header = self._header()
         self.wrapper = next(filter(None, (csource.parse_wrapper(text, self.run) for text in self.texts)), None)
+        self.relay = self._relay()
+        self.said = {kind: self._said(kind) for kind in ("inputs", "outputs")}
+        self.said_sizes = {kind: {item.size_bytes for _, item in said.values()} for kind, said in self.said.items()}
         main = self._main()
+        self.parameters = self._parameters(main)
         return Module(
             name=self.metadata.name,
             version=self.version,
             archive=self.archive.label,
             executors=self.metadata.executors,
             interface="c" if self.header else "packed",
-            operators="packed" if main and main.is_packed else "unpacked",
-            inputs=self._inputs(main),
+            operators="packed" if self._has_packed_operators(main) else "unpacked",
+            inputs=self._inputs(),
             outputs=self._outputs(main),
             pools=self._pools(),
             devices=self.header.devices if self.header else (),
@@ -196,7 +203,10 @@ class _Reader:
         name = self._header_member()
         if name not in self.archive:
             return None
-        return csource.parse_header(self.archive.read_text(name), self.prefix.lower())
+        header = csource.parse_header(self.archive.read_text(name), self.prefix.lower())
+        if header is None:
+            raise SourceError(f"{name} declares no `struct {self.prefix.lower()}_inputs`", where=self.archive.label)
+        return header
 
     def _main(self) -> csource.Function | None:
         names = [self.wrapper.main] if self.wrapper else []
@@ -207,42 +217,63 @@ class _Reader:
         found = {"run": self.run} if self.header or self.run in self.functions else {}
         return found | ({"main": main.name} if main else {})
 
+    def _has_packed_operators(self, main: csource.Function | None) -> bool:
+        return any(function.is_packed for function in ([main] if main else self.functions.values()))
+
     def _relay(self) -> tuple[tuple[csource.RelayTensor, ...], tuple[csource.RelayTensor, ...]]:
         for name in (f"src/{self.metadata.name}.relay", "src/relay.txt"):
             if name in self.archive:
                 return csource.parse_relay(self.archive.read_text(name))
         return (), ()
 
-    def _inputs(self, main: csource.Function | None) -> tuple[Tensor, ...]:
-        relay = {sanitize_tensor_name(tensor.name): tensor for tensor in self._relay()[0]}
-        declared = {sanitize_tensor_name(name): name for name in self.metadata.inputs or {}}
-        order = self._order("inputs", declared)
+    def _said(self, kind: str) -> dict[str, tuple[str, TensorMetadata]]:
+        """Find what metadata says of the tensors of a kind by their C names, with the names that they have."""
+        tensors: Mapping[str, TensorMetadata] = getattr(self.metadata, kind) or {}
+        fields: tuple[str, ...] = getattr(self.header, kind) if self.header else ()
+        generic = ["output"] if len(fields) == 1 else [f"output{index}" for index in range(len(fields))]
+        if kind == "outputs" and sorted(tensors) == sorted(generic):  # TVM 0.11 called all outputs so
+            return {field: (field, tensors[name]) for field, name in zip(fields, generic, strict=True)}
+        return {sanitize_tensor_name(name): (name, tensor) for name, tensor in tensors.items()}
+
+    def _parameters(self, main: csource.Function | None) -> dict[tuple[str, str], csource.Parameter]:
+        """Find the parameter of main for each field of the C interface's structs, which the wrapper may reorder."""
+        if self.header is None or main is None or main.is_packed or self.header.maps_io:
+            return {}
+        order = self.wrapper or self.header
+        fields = [("inputs", name) for name in order.inputs] + [("outputs", name) for name in order.outputs]
+        return dict(zip(fields, main.parameters, strict=False))
+
+    def _inputs(self) -> tuple[Tensor, ...]:
+        by_name = {tensor.name: tensor for tensor in self.relay[0]}
+        by_c_name: dict[str, csource.RelayTensor | None] = {}
+        for tensor in self.relay[0]:  # weights are parameters too, and one may share an input's C name
+            c_name = sanitize_tensor_name(tensor.name)
+            by_c_name[c_name] = None if c_name in by_c_name else tensor
         tensors = []
-        for index, c_name in enumerate(order):
-            known = relay.get(c_name)
-            name = declared.get(c_name) or (known.name if known else c_name)
-            code = (
-                main.parameters[index].dtype if main and not main.is_packed and index < len(main.parameters) else None
-            )
-            tensors.append(
-                self._tensor("inputs", name, c_name, known, csource.Extent(dtype=code, elements=0) if code else None)
-            )
+        for c_name in self._order("inputs"):
+            name, _ = self.said["inputs"].get(c_name, ("", None))
+            known = by_name.get(name) or by_c_name.get(c_name)
+            parameter = self.parameters.get(("inputs", c_name))
+            code = csource.Extent(dtype=parameter.dtype, elements=0) if parameter and parameter.dtype else None
+            tensors.append(self._tensor("inputs", c_name, known, code))
         return tuple(tensors)
 
     def _outputs(self, main: csource.Function | None) -> tuple[Tensor, ...]:
-        results = self._relay()[1]
-        declared = {sanitize_tensor_name(name): name for name in self.metadata.outputs or {}}
-        order = self._order("outputs", declared)
-        first = len(self._order("inputs", {}))
+        results = self.relay[1]
+        order = self._order("outputs")
         tensors = []
         for index, c_name in enumerate(order):
             known = results[index] if len(results) == len(order) else None
-            extent = self._extent(main, first + index)
-            tensors.append(self._tensor("outputs", declared.get(c_name, c_name), c_name, known, extent))
+            parameter = self.parameters.get(("outputs", c_name))
+            code = None
+            if main and parameter and parameter.name and index < _MOST_SEARCHED_OUTPUTS:
+                code = csource.output_extent(self.functions, main, parameter.name)
+            tensors.append(self._tensor("outputs", c_name, known, code))
         return tuple(tensors)
 
-    def _order(self, kind: str, declared: Mapping[str, str]) -> tuple[str, ...]:
-        """Give the struct fields of `inputs` or `outputs` in call order; metadata's order is alphabetical."""
+    def _order(self, kind: str) -> tuple[str, ...]:
+        """Give the struct fields of `inputs` or `outputs` in their order, which metadata loses: its is alphabetical."""
+        declared = self.said[kind]
         if self.header:
             fields: tuple[str, ...] = getattr(self.header, kind)
             called: tuple[str, ...] = getattr(self.wrapper, kind) if self.wrapper else fields
@@ -251,61 +282,56 @@ class _Reader:
                     f"{self.run} passes the {kind} {', '.join(called)}, the header declares {', '.join(fields)}",
                     where=self.archive.label,
                 )
-            self._compare_names(kind, fields, declared)
+            self._compare_names(kind, fields)
             return fields
-        relay = tuple(sanitize_tensor_name(tensor.name) for tensor in self._relay()[0]) if kind == "inputs" else ()
-        ordered = tuple(name for name in relay if name in declared)
+        relay = tuple(sanitize_tensor_name(tensor.name) for tensor in self.relay[0]) if kind == "inputs" else ()
+        ordered = tuple(name for name in dict.fromkeys(relay) if name in declared)
         return ordered if len(ordered) == len(declared) else tuple(declared)
 
-    def _compare_names(self, kind: str, fields: Sequence[str], declared: Mapping[str, str]) -> None:
-        if declared and sorted(fields) != sorted(declared):
-            self.findings.append(
-                Finding(place=kind, metadata=", ".join(sorted(declared.values())), code=", ".join(fields))
-            )
+    def _compare_names(self, kind: str, fields: Sequence[str]) -> None:
+        names = sorted(getattr(self.metadata, kind) or {})
+        if names and sorted(fields) != sorted(map(sanitize_tensor_name, names)):
+            self.findings.append(Finding(place=kind, metadata=", ".join(names), code=", ".join(fields)))
 
-    def _extent(self, main: csource.Function | None, position: int) -> csource.Extent | None:
-        if main is None or main.is_packed or position >= len(main.parameters):
-            return None
-        return csource.output_extent(self.functions, main, main.parameters[position].name)
-
-    def _tensor(
-        self, kind: str, name: str, c_name: str, known: csource.RelayTensor | None, code: csource.Extent | None
-    ) -> Tensor:
+    def _tensor(self, kind: str, c_name: str, known: csource.RelayTensor | None, code: csource.Extent | None) -> Tensor:
         """Weigh what Relay's types, the code, the header's macros and metadata say, in this order of trust."""
-        declared = (getattr(self.metadata, kind) or {}).get(name)
+        name, declared = self.said[kind].get(c_name, (known.name if known and known.name else c_name, None))
         dtypes = [known.dtype if known else None, code.dtype if code else None, declared.dtype if declared else None]
         dtype = next((item for item in dtypes if item), None)
         width = csource.DTYPE_SIZES_BYTES.get(dtype or "")
         written = code.elements * width if code and code.elements and width else None
-        size = self._macro_size(c_name)
-        sizes = [known.size_bytes if known else None, written, size, declared.size_bytes if declared else None]
-        found = next((item for item in sizes if item is not None), None)
-        self._compare(
-            f"{kind}.{name}",
-            dtype,
-            found,
-            declared.dtype if declared else None,
-            declared.size_bytes if declared else None,
-        )
-        if size is None and self.header and macro(self.metadata.name, c_name, "SIZE") in self.header.macros:
-            value = self.header.macros[macro(self.metadata.name, c_name, "SIZE")]
-            self.findings.append(Finding(place=f"{kind}.{name} macro", metadata=_bytes(value), code=_bytes(found)))
-        return Tensor(name=name, c_name=c_name, dtype=dtype, shape=known.shape if known else None, size_bytes=found)
+        evidence = known.size_bytes if known and known.size_bytes is not None else written
+        sizes = [evidence, self._macro_size(kind, c_name), declared.size_bytes if declared else None]
+        size = next((item for item in sizes if item is not None), None)
+        if declared:
+            self._compare(f"{kind}.{name}", declared, dtype, size)
+        self._compare_macro(f"{kind}.{name} macro", c_name, declared, evidence)
+        return Tensor(name=name, c_name=c_name, dtype=dtype, shape=known.shape if known else None, size_bytes=size)
 
-    def _macro_size(self, c_name: str) -> int | None:
-        """Give the size that the header's macro says; TVM 0.11 printed garbage there, mostly negative."""
-        size = self.header.macros.get(macro(self.metadata.name, c_name, "SIZE")) if self.header else None
-        declared = [*(self.metadata.inputs or {}).items(), *(self.metadata.outputs or {}).items()]
-        said = {tensor.size_bytes for name, tensor in declared if sanitize_tensor_name(name) == c_name}
+    def _macro(self, c_name: str) -> int | None:
+        return self.header.macros.get(macro(self.metadata.name, c_name, "SIZE")) if self.header else None
+
+    def _macro_size(self, kind: str, c_name: str) -> int | None:
+        """Give the size that the header's macro says; TVM 0.11 printed garbage there, which metadata betrays."""
+        size = self._macro(c_name)
+        _, declared = self.said[kind].get(c_name, ("", None))
+        said = {declared.size_bytes} if declared else self.said_sizes[kind]
         return size if size is not None and size >= 0 and (not said or size in said) else None
 
-    def _compare(
-        self, place: str, dtype: str | None, size: int | None, said_dtype: str | None, said_size: int | None
-    ) -> None:
-        if said_dtype is not None and dtype != said_dtype:
-            self.findings.append(Finding(place=place, metadata=said_dtype, code=str(dtype)))
-        if said_size is not None and size != said_size:
-            self.findings.append(Finding(place=place, metadata=_bytes(said_size), code=_bytes(size)))
+    def _compare(self, place: str, declared: TensorMetadata, dtype: str | None, size: int | None) -> None:
+        if dtype != declared.dtype:
+            self.findings.append(Finding(place=place, metadata=declared.dtype, code=str(dtype)))
+        if size != declared.size_bytes:
+            self.findings.append(Finding(place=place, metadata=_bytes(declared.size_bytes), code=_bytes(size)))
+
+    def _compare_macro(self, place: str, c_name: str, declared: TensorMetadata | None, evidence: int | None) -> None:
+        said = self._macro(c_name)
+        if said is not None and evidence is not None and said != evidence:
+            self.findings.append(
+                Finding(place=place, metadata=_bytes(said), code=_bytes(evidence), source="the header")
+            )
+        if said is not None and evidence is None and declared and said != declared.size_bytes:
+            self.findings.append(Finding(place=place, metadata=_bytes(declared.size_bytes), code=_bytes(said)))
 
     def _pools(self) -> tuple[Pool, ...]:
         internal = [
@@ -326,30 +352,41 @@ class _Reader:
         header = self.header
         macros, data = (header.macros, header.pool_data) if header else ({}, {})
         constant = macro(self.metadata.name, name, "CONSTANT_POOL_SIZE")
-        alignment = csource.WORKSPACE_ALIGNMENT_BYTES
-        if constant in macros:
-            content = data.get(macro(self.metadata.name, name), b"")
-            return Pool(
-                name=name,
-                kind="constant",
-                size_bytes=macros[constant],
-                alignment_bytes=alignment,
-                is_internal=False,
-                data=content,
+        is_constant = constant in macros
+        size = macros.get(constant if is_constant else macro(self.metadata.name, name, "WORKSPACE_POOL_SIZE"))
+        content = data.get(macro(self.metadata.name, name), b"") if is_constant else b""
+        if content and len(content) != size:
+            raise SourceError(
+                f"{self._header_member()} has {len(content)} bytes for the constant pool `{name}`, its size is {size}",
+                where=self.archive.label,
             )
-        size = macros.get(macro(self.metadata.name, name, "WORKSPACE_POOL_SIZE"))
-        return Pool(name=name, kind="workspace", size_bytes=size, alignment_bytes=alignment, is_internal=False)
+        return Pool(
+            name=name,
+            kind="constant" if is_constant else "workspace",
+            size_bytes=size if size is not None and size >= 0 else None,
+            alignment_bytes=csource.WORKSPACE_ALIGNMENT_BYTES,
+            is_internal=False,
+            data=content,
+        )
 
     def _allocator_bytes(self, main: csource.Function | None, objects: tuple[str, ...]) -> int | None:
-        if objects or self.is_partial:
+        if objects:
             return None
+        if self.is_partial:
+            return 0 if self._is_planned() else None
         if not any("TVMBackendAllocWorkspace(" in function.body for function in self.functions.values()):
             return 0
         need = csource.allocator_need(self.functions, main.name) if main else None
+        least = csource.allocator_need(self.functions, main.name, alignment=1) if main else None
         said = self.metadata.workspace_bytes
-        if need is not None and said is not None and said < need:
-            self.findings.append(Finding(place="workspace", metadata=_bytes(said), code=_bytes(need)))
+        if least is not None and said is not None and said < least:
+            self.findings.append(Finding(place="workspace", metadata=_bytes(said), code=_bytes(least)))
         return need
+
+    def _is_planned(self) -> bool:
+        """Tell whether memory is in pools, and nothing that was read allocates; TVM plans all memory or none."""
+        pools = any(pool.kind == "workspace" for pool in self._pools())
+        return pools and not any("TVMBackendAllocWorkspace(" in text for text in self.texts)
 
 
 def _bytes(size: int | None) -> str:

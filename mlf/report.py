@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from mlf.archive import Archive
     from mlf.demo import DemoResult
-    from mlf.link import LinkPlan
+    from mlf.link import LinkPlan, PlannedModel
     from mlf.module import Module, Pool, Tensor
 
 INSPECT_SCHEMA = "mlf-inspect-v1"
@@ -42,10 +42,10 @@ def inspect_document(archive: Archive, modules: Sequence[Module]) -> dict[str, A
     return {
         "archive": archive.label,
         "form": archive.form,
+        "format_version": modules[0].version,
         "members": [{"name": member.name, "size_bytes": member.size_bytes} for member in archive.members],
         "modules": [_module_document(module) for module in modules],
         "schema": INSPECT_SCHEMA,
-        "version": modules[0].version,
     }
 
 
@@ -56,20 +56,24 @@ def _module_document(module: Module) -> dict[str, Any]:
         "devices": list(module.devices),
         "entrypoints": dict(module.entrypoints),
         "executors": list(module.executors),
-        "findings": [{"code": item.code, "metadata": item.metadata, "place": item.place} for item in module.findings],
+        "findings": [
+            {"code": item.code, "place": item.place, "said": item.metadata, "source": item.source}
+            for item in module.findings
+        ],
         "inputs": [tensor_document(tensor) for tensor in module.inputs],
         "memory_styles": list(module.memory_styles),
         "name": module.name,
         "objects": list(module.objects),
         "outputs": [tensor_document(tensor) for tensor in module.outputs],
-        "pools": [_pool_document(pool) for pool in module.pools],
+        "pools": [pool_document(pool) for pool in module.pools],
         "sources": list(module.sources),
         "targets": list(module.metadata.targets),
         "workspace_bytes": module.workspace_bytes,
     }
 
 
-def _pool_document(pool: Pool) -> dict[str, Any]:
+def pool_document(pool: Pool) -> dict[str, Any]:
+    """Describe a pool."""
     return {
         "alignment_bytes": pool.alignment_bytes,
         "is_internal": pool.is_internal,
@@ -141,24 +145,37 @@ def plan_document(plan: LinkPlan) -> dict[str, Any]:
     return {
         "compiler": {"family": plan.compiler.family, "version": plan.compiler.version},
         "library": plan.output.name,
-        "models": [
-            {
-                "archive": model.module.archive,
-                "entrypoints": {"run": model.interface.run_symbol},
-                "header": model.interface.header,
-                "memory_styles": list(model.module.memory_styles),
-                "module": model.module.name,
-                "name": model.name,
-                "objects": list(model.module.objects),
-                "renames": dict(model.exports),
-                "sources": list(model.module.sources),
-                "version": model.module.version,
-                "workspace_bytes": model.interface.workspace_bytes,
-            }
-            for model in plan.models
-        ],
+        "models": [_planned_document(model) for model in plan.models],
         "schema": PLAN_SCHEMA,
         "target": plan.compiler.target.name,
+    }
+
+
+def _planned_document(model: PlannedModel) -> dict[str, Any]:
+    return {
+        **model_document(model),
+        "objects": list(model.module.objects),
+        "renames": dict(model.exports),
+        "sources": list(model.module.sources),
+    }
+
+
+def model_document(model: PlannedModel) -> dict[str, Any]:
+    """Describe a model of a library as far as the plan knows it; `plan-v1` and `library-v1` share this part."""
+    module, interface = model.module, model.interface
+    return {
+        "archive": module.archive,
+        "constants_bytes": module.constants_bytes,
+        "entrypoints": {"run": interface.run_symbol},
+        "format_version": module.version,
+        "header": interface.header,
+        "inputs": [tensor_document(tensor) for tensor in interface.inputs],
+        "member": model.member,
+        "memory_styles": list(module.memory_styles),
+        "module": module.name,
+        "name": interface.name,
+        "outputs": [tensor_document(tensor) for tensor in interface.outputs],
+        "workspace_bytes": interface.workspace_bytes,
     }
 
 
@@ -170,7 +187,7 @@ def plan_text(plan: LinkPlan) -> str:
         lines += [
             f"  {model.name}: module `{model.module.name}` of {model.path} (version {model.module.version})",
             f"    entrypoint {model.interface.run_symbol}, made of {model.exports[0][0]}",
-            f"    workspace  {model.interface.workspace_bytes} bytes ({styles})",
+            f"    workspace  {_bytes(model.interface.workspace_bytes)} ({styles})",
             f"    compiles   {', '.join(name.rsplit('/', 1)[-1] for name in model.module.sources) or 'nothing'}",
         ]
     return "\n".join(lines)
@@ -181,7 +198,7 @@ def library_text(document: Mapping[str, Any], output: str) -> str:
     rows = [("model", "flash", "ram", "workspace", "archive")]
     rows += [
         (
-            model["name"], str(model["sizes"]["flash_bytes"]), str(model["sizes"]["ram_bytes"]), str(model["workspace_bytes"]), model["archive"],
+            model["name"], str(model["sizes"]["flash_bytes"]), str(model["sizes"]["ram_bytes"]), _number(model["workspace_bytes"]), model["archive"],
         )
         for model in document["models"]
     ]  # fmt: skip
@@ -194,6 +211,10 @@ def library_text(document: Mapping[str, Any], output: str) -> str:
     return "\n".join(
         [*lines, f"{output}: {len(document['models'])} models for {document['target']} ({document['machine']}), bytes"]
     )
+
+
+def _number(value: int | None) -> str:
+    return "?" if value is None else str(value)
 
 
 def _aligned(cell: str, width: int, column: int) -> str:

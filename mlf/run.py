@@ -3,26 +3,42 @@
 from __future__ import annotations
 
 import io
+import math
+import re
+import shutil
 import sys
-import tempfile
+import tokenize
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from mlf import codegen, hostrun, library
 from mlf.archive import load_json
+from mlf.csource import DTYPE_SIZES_BYTES
 from mlf.errors import InputError, ModelRunError, TensorError, ToolError
 from mlf.link import LinkRequest, link, plan_link
 from mlf.module import Pool, Tensor
-from mlf.naming import suggest_model_name
+from mlf.naming import C_IDENTIFIER, MODEL_NAME, suggest_model_name
 from mlf.objects.ar import read_ar
-from mlf.toolchain import RUNTIME, Compiler, Finished, find_compiler, find_target, own_words, run
+from mlf.toolchain import (
+    RUNTIME,
+    Compiler,
+    Finished,
+    find_compiler,
+    find_target,
+    own_words,
+    run,
+    scratch_folder,
+    signal_name,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import TypeGuard
 
     import numpy.typing as npt
 
@@ -36,6 +52,28 @@ _IO_STATUS = 98
 _FAILED_STATUS = 97
 _FAULT_STATUS = 99  # BOARD_FAULT_STATUS of board.h
 _DOCUMENT_MAX_BYTES = 64 << 20
+_BUFFER_MAX_BYTES = 1 << 30  # of a tensor or pool; no microcontroller has that much memory
+# What numpy and zipfile raise for damaged and hostile files.
+_NPZ_FAULTS = (
+    ValueError,
+    TypeError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    MemoryError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+# Forms of the texts in a library's document, and what messages call them.
+_FORMS = {
+    "text": re.compile(r"(?s:.*)"),
+    "a model's name": MODEL_NAME,
+    "a C identifier": C_IDENTIFIER,
+    "a file name": re.compile(r"[^/\0]+"),
+    "hexadecimal digits": re.compile(r"(?:[0-9a-f]{2})*"),
+    "`workspace` or `constant`": re.compile(r"workspace|constant"),
+}
 # Types that numpy lacks travel as their raw bits.
 _RAW_DTYPES = {"bfloat16": "uint16"}
 
@@ -53,8 +91,8 @@ class RunnableModel:
 def open_library(path: Path, model: str | None) -> RunnableModel:
     """Find a model by the JSON document that `mlf link` wrote; InputError if it is no such document or has no such model."""
     document = _read_document(path)
-    found = {item["name"]: item for item in document["models"]}
-    names = ", ".join(f"`{name}`" for name in sorted(found))
+    found = {item.text("name", "a model's name"): item for item in document.items("models")}
+    names = ", ".join(f"`{name}`" for name in sorted(found)) or "none"
     if model is None and len(found) == 1:
         model = next(iter(found))
     if model is None:
@@ -63,46 +101,95 @@ def open_library(path: Path, model: str | None) -> RunnableModel:
         raise InputError(f"has no model `{model}`; it has {names}", where=path.name)
     item = found[model]
     return RunnableModel(
-        interface=_interface(item), member=item["member"], library=path.parent / document["library"], target=document["target"]
+        interface=_interface(item), member=item.text("member"), library=path.parent / document.text("library", "a file name"),
+        target=document.text("target"),
     )  # fmt: skip
 
 
-def _read_document(path: Path) -> dict[str, Any]:
+def _read_document(path: Path) -> _Node:
     try:
         with path.open("rb") as file:
             data = file.read(_DOCUMENT_MAX_BYTES + 1)
         text = data.decode()
     except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", where=path.name) from error
+        raise InputError(f"cannot be read: {_reason(error)}", where=path.name) from error
     except UnicodeDecodeError as error:
         raise InputError("is not UTF-8", where=path.name) from error
     document = load_json(text, where=path.name) if len(data) <= _DOCUMENT_MAX_BYTES else None
     if not isinstance(document, dict) or document.get("schema") != library.SCHEMA:
         raise InputError(f"is not the document of a library: expected the schema `{library.SCHEMA}`", where=path.name)
-    return document
+    return _Node(document, where=path.name)
 
 
-def _interface(item: Mapping[str, Any]) -> ModelInterface:
+class _Node:
+    """An object of a library's document; it gives values that are of the right kind or raises InputError."""
+
+    def __init__(self, values: Mapping[str, Any], *, where: str) -> None:
+        self.values = values
+        self.where = where
+
+    def _wrong(self, key: str, expected: str) -> InputError:
+        got = f"`{key}` is {self.values[key]!r:.40}" if key in self.values else f"there is no `{key}`"
+        return InputError(f"is not the document of a library: {got}, expected {expected}", where=self.where)
+
+    def text(self, key: str, form: str = "text") -> str:
+        value = self.values.get(key)
+        if not isinstance(value, str) or not _FORMS[form].fullmatch(value):
+            raise self._wrong(key, form)
+        return value
+
+    def size(self, key: str) -> int:
+        value = self.values.get(key)
+        if not _is_size(value):
+            raise self._wrong(key, f"a number from 0 to {_BUFFER_MAX_BYTES}")
+        return int(value)
+
+    def items(self, key: str) -> list[_Node]:
+        value = self.values.get(key)
+        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+            raise self._wrong(key, "a list of objects")
+        return [_Node(item, where=self.where) for item in value]
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        value = self.values.get(key)
+        if not isinstance(value, list) or not all(_is_size(extent) for extent in value):
+            raise self._wrong(key, "a list of extents")
+        return tuple(value)
+
+    def has(self, key: str) -> bool:
+        """Tell whether there is a value for a key that may be null."""
+        return key not in self.values or self.values[key] is not None
+
+
+def _is_size(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _BUFFER_MAX_BYTES
+
+
+def _interface(item: _Node) -> ModelInterface:
     return codegen.ModelInterface(
-        name=item["name"],
-        inputs=tuple(_tensor(tensor) for tensor in item["inputs"]),
-        outputs=tuple(_tensor(tensor) for tensor in item["outputs"]),
-        external_pools=tuple(_pool(pool) for pool in item["pools"]),
-        workspace_bytes=item["workspace_bytes"],
+        name=item.text("name", "a model's name"),
+        inputs=tuple(_tensor(tensor) for tensor in item.items("inputs")),
+        outputs=tuple(_tensor(tensor) for tensor in item.items("outputs")),
+        external_pools=tuple(_pool(pool) for pool in item.items("pools")),
+        workspace_bytes=item.size("workspace_bytes"),
     )
 
 
-def _tensor(item: Mapping[str, Any]) -> Tensor:
-    shape = tuple(item["shape"]) if item["shape"] is not None else None
+def _tensor(item: _Node) -> Tensor:
     return Tensor(
-        name=item["name"], c_name=item["c_name"], dtype=item["dtype"], shape=shape, size_bytes=item["size_bytes"]
+        name=item.text("name"),
+        c_name=item.text("c_name", "a C identifier"),
+        dtype=item.text("dtype") if item.has("dtype") else None,
+        shape=item.shape("shape") if item.has("shape") else None,
+        size_bytes=item.size("size_bytes") if item.has("size_bytes") else None,
     )
 
 
-def _pool(item: Mapping[str, Any]) -> Pool:
+def _pool(item: _Node) -> Pool:
     return Pool(
-        name=item["name"], kind=item["kind"], size_bytes=item["size_bytes"], alignment_bytes=item["alignment_bytes"], is_internal=False,
-        data=bytes.fromhex(item["data"] or ""),
+        name=item.text("name", "a C identifier"), kind=item.text("kind", "`workspace` or `constant`"), alignment_bytes=item.size("alignment_bytes"),
+        size_bytes=item.size("size_bytes") if item.has("size_bytes") else None, is_internal=False,
+        data=bytes.fromhex(item.text("data", "hexadecimal digits")) if item.has("data") else b"",
     )  # fmt: skip
 
 
@@ -110,8 +197,8 @@ def run_archive(
     request: LinkRequest, inputs: Arrays, *, compiler: Compiler, timeout_s: float = DEFAULT_TIMEOUT_S
 ) -> dict[str, npt.NDArray[Any]]:
     """Link the model of an archive alone and run it; raises what `link` and `run_model` raise."""
-    with tempfile.TemporaryDirectory(prefix="mlf-") as scratch:
-        output = Path(scratch).resolve() / "model.a"
+    with scratch_folder() as folder:
+        output = folder / "model.a"
         plan = plan_link([_named(request)], output=output, compiler=compiler)
         if len(plan.models) > 1:
             names = ", ".join(f"`{model.name}`" for model in plan.models)
@@ -142,8 +229,7 @@ def run_model(
     """
     payloads = check_inputs(model.interface, inputs)
     _check_sizes(model.interface)
-    with tempfile.TemporaryDirectory(prefix="mlf-") as scratch:
-        folder = Path(scratch).resolve()
+    with scratch_folder() as folder:
         for index, payload in enumerate(payloads):
             (folder / f"input.{index}").write_bytes(payload)
         for index, pool in enumerate(model.interface.external_pools):
@@ -198,11 +284,8 @@ def _shape(shape: Sequence[int]) -> str:
 
 def numpy_dtype(tensor: Tensor) -> np.dtype[Any]:
     """Give the numpy type of a tensor's elements; types that numpy lacks and unknown ones are raw bits."""
-    name = _RAW_DTYPES.get(tensor.dtype or "", tensor.dtype or "uint8")
-    try:
-        return np.dtype(name)
-    except TypeError:
-        return np.dtype("uint8")
+    name = tensor.dtype if tensor.dtype and tensor.dtype in DTYPE_SIZES_BYTES else "uint8"
+    return np.dtype(_RAW_DTYPES.get(name, name))
 
 
 def _check_sizes(interface: ModelInterface) -> None:
@@ -212,11 +295,19 @@ def _check_sizes(interface: ModelInterface) -> None:
         raise ModelRunError(
             f"the archive does not tell the size of {', '.join(f'`{name}`' for name in unknown)}", where=interface.name
         )
+    items: list[Tensor | Pool] = [*interface.inputs, *interface.outputs, *interface.external_pools]
+    large = [
+        f"`{item.name}` with {item.size_bytes} bytes" for item in items if (item.size_bytes or 0) > _BUFFER_MAX_BYTES
+    ]
+    if large:
+        raise ModelRunError(f"has {', '.join(large)}; at most {_BUFFER_MAX_BYTES} can be passed", where=interface.name)
 
 
 def _array(tensor: Tensor, content: bytes) -> npt.NDArray[Any]:
-    flat = np.frombuffer(content, numpy_dtype(tensor).newbyteorder("<")).copy()
-    return flat.reshape(tensor.shape) if tensor.shape is not None else flat
+    dtype = numpy_dtype(tensor).newbyteorder("<")
+    flat = np.frombuffer(content, dtype if len(content) % dtype.itemsize == 0 else np.uint8).copy()
+    fits = tensor.shape is not None and math.prod(tensor.shape) == flat.size
+    return flat.reshape(tensor.shape) if fits else flat
 
 
 def _run_on_host(model: RunnableModel, compiler: Compiler, folder: Path, timeout_s: float) -> None:
@@ -226,7 +317,10 @@ def _run_on_host(model: RunnableModel, compiler: Compiler, folder: Path, timeout
     groups = [interface.inputs, interface.outputs, interface.external_pools]
     sizes = [",".join(str(item.size_bytes) for item in group) or "-" for group in groups]  # type: ignore[attr-defined]
     argv = [sys.executable, "-I", "-S", str(Path(hostrun.__file__).resolve()), "model.so", interface.run_symbol, *sizes]
-    finished = run(argv, cwd=folder, timeout_s=timeout_s, tool=f"the model {interface.name}")
+    try:
+        finished = run(argv, cwd=folder, timeout_s=timeout_s, tool="the model")
+    except ToolError as error:  # the interpreter is there, so the model did not end
+        raise ModelRunError(error.message, where=interface.name) from error
     if finished.status == hostrun.OVERRUN_STATUS:
         raise ModelRunError("wrote past the end of an output or pool", where=interface.name)
     _check_status(interface.name, finished, failed=hostrun.FAILED_STATUS)
@@ -236,7 +330,7 @@ def _member(model: RunnableModel) -> bytes:
     try:
         data = model.library.read_bytes()
     except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", where=model.library.name) from error
+        raise InputError(f"cannot be read: {_reason(error)}", where=model.library.name) from error
     members = dict(read_ar(data, model.library.name))
     if model.member not in members:
         raise InputError(f"has no member `{model.member}`, which its document names", where=model.library.name)
@@ -249,7 +343,7 @@ def _run_on_board(model: RunnableModel, compiler: Compiler, board: Board, folder
     (folder / model.interface.header).write_text(codegen.model_header(model.interface), encoding="utf-8")
     (folder / "model.o").write_bytes(_member(model))
     build_firmware(compiler, [folder / "main.c"], ["model.o"], "firmware.elf", folder=folder)
-    finished = run_firmware(board, "firmware.elf", folder=folder, timeout_s=timeout_s)
+    finished = run_firmware(board, "firmware.elf", folder=folder, timeout_s=timeout_s, model=model.interface.name)
     if finished.status == _FAULT_STATUS:
         raise ModelRunError(
             f"the processor faulted: {finished.stdout.strip() or own_words(finished)}", where=model.interface.name
@@ -284,37 +378,58 @@ def build_firmware(
     compiler.link([*built, *objects], output, cwd=folder, extra=arguments)
 
 
-def run_firmware(board: Board, firmware: str, *, folder: Path, timeout_s: float) -> Finished:
-    """Start a program on the emulated board with `folder` as its working directory."""
+def run_firmware(board: Board, firmware: str, *, folder: Path, timeout_s: float, model: str | None = None) -> Finished:
+    """Start a program on the emulated board with `folder` as its working directory.
+
+    Raises ToolError if the emulator is missing, and ModelRunError, which names `model`, if the program does not end.
+    """
+    if shutil.which(board.emulator) is None:
+        package = "qemu-system-arm" if board.emulator == "qemu-system-arm" else "qemu-system-misc"
+        raise ToolError(f"there is no `{board.emulator}`", hint=f"install the package {package}")
     argv = [
         board.emulator, "-M", board.machine, *board.emulator_arguments, "-display", "none", "-monitor", "none", "-serial", "none",
         "-chardev", "stdio,id=board,signal=off", "-semihosting-config", "enable=on,target=native,chardev=board", "-kernel", firmware,
     ]  # fmt: skip
     try:
-        return run(argv, cwd=folder, timeout_s=timeout_s)
+        return run(argv, cwd=folder, timeout_s=timeout_s, tool="the model" if model else "the firmware")
     except ToolError as error:
-        package = "qemu-system-arm" if board.emulator == "qemu-system-arm" else "qemu-system-misc"
-        raise ToolError(str(error), hint=f"install the package {package}") from error
+        raise ModelRunError(error.message, where=model) from error
 
 
 def _check_status(name: str, finished: Finished, *, failed: int) -> None:
     if finished.status == failed:
         raise ModelRunError("the model reported failure", where=name)
     if finished.status < 0:
-        raise ModelRunError(f"the model crashed (signal {-finished.status})", where=name)
+        raise ModelRunError(f"the model crashed ({signal_name(-finished.status)})", where=name)
     if finished.status != 0:
         raise ModelRunError(f"the run ended with status {finished.status}:\n{own_words(finished)}", where=name)
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or type(error).__name__).lower()
 
 
 def load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     """Read an `.npz` file; TensorError if it is none or holds Python objects."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise TensorError("is not an .npz file", where=path.name)
+            file.seek(0)
+            return _load(file)
     except OSError as error:
-        raise TensorError(f"cannot be read: {error.strerror or 'not an .npz file'}", where=path.name) from error
-    except (ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise TensorError(f"cannot be read: {_reason(error)}", where=path.name) from error
+    except _NPZ_FAULTS as error:
         raise TensorError(f"is not an .npz file of arrays: {error}", where=path.name) from error
+
+
+def _load(file: IO[bytes]) -> dict[str, npt.NDArray[Any]]:
+    with np.load(file, allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    other = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
+    if other:
+        raise ValueError(f"`{other[0]}` is no array")
+    return arrays
 
 
 def save_arrays(path: Path, arrays: Arrays) -> None:

@@ -6,21 +6,37 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlf.errors import ToolError
+from mlf.errors import OutputError, ToolError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 RUNTIME = Path(__file__).parent / "runtime"
 _SHOWN_LINES = 12  # of a failed tool's own words
+_SHOWN_COLUMNS = 200  # of such a line; gcc lists every processor that it knows in one of 1,500
+_GRACE_S = 1.0  # for a tool that is told to end, to remove its temporary files
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# What tools say when the machine is at fault and not the source: the C locale's words for ENOSPC, EDQUOT, EFBIG and
+# ENOMEM, and gcc's for a part of it that was killed.
+_MACHINE_FAULTS = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "File too large",
+    "Cannot allocate memory",
+    "signal terminated program",
+)
+_ASK_TIMEOUT_S = 60.0  # a compiler says in milliseconds what it is, through a launcher in seconds
 COMPILE_TIMEOUT_S = 3600.0  # a model's whole code in one file takes gcc minutes, never an hour
 
 
@@ -182,7 +198,7 @@ class Command:
     @property
     def name(self) -> str:
         """What messages call the program."""
-        return self.tool or self.argv[0]
+        return self.tool or f"`{self.argv[0]}`"
 
 
 def run(
@@ -196,39 +212,42 @@ def run_many(commands: Iterable[Command], *, jobs: int = 1, timeout_s: float = C
     """Run programs, at most `jobs` at a time, and give what they printed in the order of `commands`.
 
     `commands` may be a generator that prepares one while others run. Whatever ends this call early, an interrupt too,
-    kills those that still run. Raises ToolError if one is missing or does not end.
+    ends those that still run and what they started. Raises ToolError if one is missing or does not end.
     """
     started: list[_Running] = []
     try:
         for command in commands:
             while sum(not process.is_done for process in started) >= jobs:
                 _wait_for_one(started, timeout_s)
-            started.append(_Running(command))
+            with uninterrupted():  # a program that is running is in the list
+                started.append(_Running(command))
         while any(not process.is_done for process in started):
             _wait_for_one(started, timeout_s)
         return [process.finish() for process in started]
     finally:
-        for process in started:
-            process.kill()
+        with uninterrupted():
+            _end(started)
 
 
 class _Running:
-    """A program that was started; its output goes to files, so that no pipe can fill up."""
+    """A program that was started; its output goes to memory, so that no pipe and no disk can fill up."""
 
     def __init__(self, command: Command) -> None:
         self.command = command
         self.started_s = time.monotonic()
-        self.stdout = tempfile.TemporaryFile()  # noqa: SIM115  # closed by kill()
-        self.stderr = tempfile.TemporaryFile()  # noqa: SIM115  # closed by kill()
+        self.stdout = os.fdopen(os.memfd_create("stdout"), "w+b")
+        self.stderr = os.fdopen(os.memfd_create("stderr"), "w+b")
         environment = {**os.environ, "LC_ALL": "C", "SOURCE_DATE_EPOCH": "0"}
         try:
-            self.process = subprocess.Popen(
-                command.argv, cwd=command.cwd, env=environment, stdin=subprocess.DEVNULL, stdout=self.stdout, stderr=self.stderr
+            self.process = subprocess.Popen(  # in a session of its own, so that all that it starts can be ended with it
+                command.argv, cwd=command.cwd, env=environment, stdin=subprocess.DEVNULL, stdout=self.stdout, stderr=self.stderr,
+                start_new_session=True,
             )  # fmt: skip
         except OSError as error:
             self.stdout.close()
             self.stderr.close()
-            raise ToolError(f"cannot start `{command.name}`: {error.strerror}") from error
+            reason = (error.strerror or type(error).__name__).lower()
+            raise ToolError(f"cannot start `{command.argv[0]}`: {reason}") from error
 
     @property
     def is_done(self) -> bool:
@@ -241,12 +260,33 @@ class _Running:
             status=self.process.returncode, stdout=_text(self.stdout.read()), stderr=_text(self.stderr.read())
         )
 
-    def kill(self) -> None:
-        if not self.is_done:
-            self.process.kill()
-            self.process.wait()
+    def has_ended(self) -> bool:
+        """Tell whether it has ended without waiting for it: until then no other process can get its number."""
+        return self.process.returncode is not None or bool(
+            os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        )
+
+    def send(self, number: signal.Signals) -> None:
+        os.killpg(self.process.pid, number)
+
+    def close(self) -> None:
+        self.process.wait()
         self.stdout.close()
         self.stderr.close()
+
+
+def _end(started: Sequence[_Running]) -> None:
+    """End what still runs and what it started: first politely, so that compilers remove their temporary files."""
+    running = [process for process in started if not process.is_done]
+    for process in running:
+        process.send(signal.SIGTERM)
+    deadline_s = time.monotonic() + _GRACE_S
+    while not all(process.has_ended() for process in running) and time.monotonic() < deadline_s:
+        time.sleep(0.002)
+    for process in running:
+        process.send(signal.SIGKILL)
+    for process in started:
+        process.close()
 
 
 def _wait_for_one(started: Sequence[_Running], timeout_s: float) -> None:
@@ -256,9 +296,45 @@ def _wait_for_one(started: Sequence[_Running], timeout_s: float) -> None:
     while running and not any(process.is_done for process in running):
         late = next((process for process in running if time.monotonic() - process.started_s > timeout_s), None)
         if late is not None:
-            raise ToolError(f"`{late.command.name}` did not end within {timeout_s:g} s")
+            raise ToolError(f"{late.command.name} did not end within {timeout_s:g} s")
         time.sleep(pause_s)
         pause_s = min(pause_s * 1.5, 0.02)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold back signals that would interrupt a change in its middle; the first that came is raised afterwards."""
+    if threading.current_thread() is not threading.main_thread():  # no signal is handled in another thread
+        yield
+        return
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in INTERRUPTS}
+    for number in handlers:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Give a folder for temporary files that is gone afterwards; OutputError where they cannot be written."""
+    folder = None
+    try:
+        with uninterrupted():
+            folder = Path(tempfile.mkdtemp(prefix="mlf-")).resolve()
+        yield folder
+    except OSError as error:
+        message = f"cannot use a temporary file: {(error.strerror or type(error).__name__).lower()}"
+        raise OutputError(message, hint="let TMPDIR name a folder with more room") from error
+    finally:
+        if folder is not None:
+            with uninterrupted():
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _text(data: bytes) -> str:
@@ -269,7 +345,19 @@ def own_words(finished: Finished) -> str:
     """Give the first lines that a failed program printed, for an error message."""
     lines = (finished.stderr or finished.stdout).strip().splitlines()
     more = [f"({len(lines) - _SHOWN_LINES} more lines)"] if len(lines) > _SHOWN_LINES else []
-    return "\n".join(lines[:_SHOWN_LINES] + more)
+    killed = [f"(killed by {signal_name(-finished.status)})"] if finished.status < 0 else []
+    shown = [line if len(line) <= _SHOWN_COLUMNS else f"{line[:_SHOWN_COLUMNS]} ..." for line in lines[:_SHOWN_LINES]]
+    return "\n".join(shown + more + killed) or f"(status {finished.status})"
+
+
+def signal_name(number: int) -> str:
+    """Give the name of a signal, such as `SIGSEGV`."""
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+
+
+def is_machine_fault(finished: Finished) -> bool:
+    """Tell whether a tool failed for want of disk or memory, or was killed, and so says nothing of its input."""
+    return finished.status < 0 or any(words in finished.stderr for words in _MACHINE_FAULTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,9 +381,10 @@ class Compiler:
 
         Workspace memory holds one type after another, so aliasing by type must stay off; unwind tables are dead weight.
         TVM's wrappers pass pointers of other types than the operators declare, which recent compilers take for an error.
+        With -pipe gcc makes no temporary files, whose names would be in what it says.
         """
         flags = [
-            "-O2", "-g0", "-ffunction-sections", "-fdata-sections", "-fno-strict-aliasing", "-fno-common", "-fvisibility=hidden",
+            "-O2", "-g0", "-pipe", "-ffunction-sections", "-fdata-sections", "-fno-strict-aliasing", "-fno-common", "-fvisibility=hidden",
             "-fno-exceptions", "-fno-unwind-tables", "-fno-asynchronous-unwind-tables", "-w", "-Wno-incompatible-pointer-types",
         ]  # fmt: skip
         if self.target.is_host:
@@ -360,7 +449,7 @@ def find_compiler(target: Target, *, cc: str | None = None, cflags: Sequence[str
     Raises ToolError where there is none, or where it does not take `cflags`.
     """
     if cc is not None:
-        command = tuple(shlex.split(cc))
+        command = tuple(split_words(cc, option="--cc"))
         if not command:
             raise ToolError("--cc is empty")
         family, version = _ask(command, (*_select(target, command), *cflags))
@@ -378,6 +467,14 @@ def find_compiler(target: Target, *, cc: str | None = None, cflags: Sequence[str
         f"no C compiler for {target.name}: looked for {looked}",
         hint=f"pip install 'mlf[zig]', or install the package {package}",
     )
+
+
+def split_words(text: str, *, option: str) -> list[str]:
+    """Split what an option gives into words as a shell does; raise ToolError for a quotation that does not end."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ToolError(f"{option} `{text}` has a quotation or an escape that does not end") from error
 
 
 def _kind(target: Target) -> str:
@@ -409,10 +506,13 @@ def _has_zig() -> bool:
 
 def _ask(command: Sequence[str], flags: Sequence[str]) -> tuple[str, str]:
     """Ask a compiler what it is, by its predefined macros; raise ToolError if it refuses the flags."""
-    finished = run([*command, *flags, "-E", "-dM", "-x", "c", "/dev/null"], tool=" ".join(_shown(tuple(command))))
+    name = " ".join(_shown(tuple(command)))
+    finished = run([*command, *flags, "-E", "-dM", "-x", "c", "/dev/null"], tool=name, timeout_s=_ASK_TIMEOUT_S)
     if finished.status != 0:
-        shown = " ".join([*_shown(tuple(command)), *flags])
+        shown = " ".join([name, *flags])
         raise ToolError(f"the compiler refuses `{shown}`:\n{own_words(finished)}")
     macros = dict(re.findall(r"^#define (\w+) (.*)$", finished.stdout, re.MULTILINE))
+    if "__STDC__" not in macros:
+        raise ToolError(f"`{name}` is no C compiler: asked for its macros, it gave none")
     family = "zig" if "ziglang" in command or "zig" in command[0] else "clang" if "__clang__" in macros else "gcc"
     return family, macros.get("__VERSION__", "unknown").strip('"')
