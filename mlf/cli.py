@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from mlf import __version__
-from mlf.errors import MlfError, OutputError
+from mlf.errors import MlfError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from mlf.toolchain import Compiler
 
 ERROR_SCHEMA = "mlf-error-v1"
-_USAGE_STATUS = 2
 _TARGET_HELP = "Processor: host, cortex-m0, -m3, -m4, -m7, -m33, -m55, rv32imac, rv32imafc."
 
 
@@ -89,9 +88,8 @@ def _report(error: MlfError, *, as_json: bool) -> int:
 def _report_usage(error: click.ClickException, *, as_json: bool) -> int:
     context = getattr(error, "ctx", None)
     hint = f"see `{context.command_path} --help`" if context else None
-    usage = MlfError(error.format_message()[:1].lower() + error.format_message()[1:].rstrip("."), hint=hint)
-    _report(usage, as_json=as_json)
-    return _USAGE_STATUS
+    usage = UsageError(error.format_message()[:1].lower() + error.format_message()[1:].rstrip("."), hint=hint)
+    return _report(usage, as_json=as_json)
 
 
 def _report_bug(error: Exception, *, as_json: bool) -> int:
@@ -266,24 +264,24 @@ def run(  # noqa: PLR0913  # the options of a command
         if source.endswith(".json"):
             chosen = open_library(Path(source), model)
             if target not in (None, chosen.target):
-                raise MlfError(f"was linked for {chosen.target}, not for {target}", where=source)
-            results = run_model(chosen, arrays, compiler=_compiler(chosen.target, cc, cflags), timeout_s=timeout)
+                raise UsageError(f"was linked for {chosen.target}, not for {target}", where=source)
+            result = run_model(chosen, arrays, compiler=_compiler(chosen.target, cc, cflags), timeout_s=timeout)
         else:
             if model is not None:
-                raise MlfError(
+                raise UsageError(
                     "--model chooses a model of a library",
                     where=source,
                     hint=f"choose a module of an archive: `{source}:{model}`",
                 )
-            results = run_archive(
+            result = run_archive(
                 parse_request(source), arrays, compiler=_compiler(target or "host", cc, cflags), timeout_s=timeout
             )
     if outputs:
-        save_arrays(outputs, results)
+        save_arrays(outputs, result.outputs)
     if as_json:
-        _print_json(report.run_document(results))
+        _print_json(report.run_document(result))
     else:
-        _print(report.run_text(results))
+        _print(report.run_text(result))
 
 
 @commands.command()

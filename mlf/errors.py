@@ -33,6 +33,12 @@ class InputError(MlfError):
     exit_status = 1
 
 
+class UsageError(MlfError):
+    """A command line that does not make sense."""
+
+    code = "usage"
+
+
 class ArchiveError(InputError):
     """An archive that is damaged, hostile or not in the Model Library Format."""
 

@@ -61,12 +61,12 @@ class Finding:
     """A fact on which metadata, or a macro of the header, and the code disagree."""
 
     place: str
-    metadata: str
+    said: str
     code: str
     source: str = METADATA_NAME
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.source} says {self.metadata}, the code says {self.code}"
+        return f"{self.place}: {self.source} says {self.said}, the code says {self.code}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,7 +291,7 @@ class _Reader:
     def _compare_names(self, kind: str, fields: Sequence[str]) -> None:
         names = sorted(getattr(self.metadata, kind) or {})
         if names and sorted(fields) != sorted(map(sanitize_tensor_name, names)):
-            self.findings.append(Finding(place=kind, metadata=", ".join(names), code=", ".join(fields)))
+            self.findings.append(Finding(place=kind, said=", ".join(names), code=", ".join(fields)))
 
     def _tensor(self, kind: str, c_name: str, known: csource.RelayTensor | None, code: csource.Extent | None) -> Tensor:
         """Weigh what Relay's types, the code, the header's macros and metadata say, in this order of trust."""
@@ -320,18 +320,16 @@ class _Reader:
 
     def _compare(self, place: str, declared: TensorMetadata, dtype: str | None, size: int | None) -> None:
         if dtype != declared.dtype:
-            self.findings.append(Finding(place=place, metadata=declared.dtype, code=str(dtype)))
+            self.findings.append(Finding(place=place, said=declared.dtype, code=dtype or "nothing"))
         if size != declared.size_bytes:
-            self.findings.append(Finding(place=place, metadata=_bytes(declared.size_bytes), code=_bytes(size)))
+            self.findings.append(Finding(place=place, said=_bytes(declared.size_bytes), code=_bytes(size)))
 
     def _compare_macro(self, place: str, c_name: str, declared: TensorMetadata | None, evidence: int | None) -> None:
         said = self._macro(c_name)
         if said is not None and evidence is not None and said != evidence:
-            self.findings.append(
-                Finding(place=place, metadata=_bytes(said), code=_bytes(evidence), source="the header")
-            )
+            self.findings.append(Finding(place=place, said=_bytes(said), code=_bytes(evidence), source="the header"))
         if said is not None and evidence is None and declared and said != declared.size_bytes:
-            self.findings.append(Finding(place=place, metadata=_bytes(declared.size_bytes), code=_bytes(said)))
+            self.findings.append(Finding(place=place, said=_bytes(declared.size_bytes), code=_bytes(said)))
 
     def _pools(self) -> tuple[Pool, ...]:
         internal = [
@@ -380,7 +378,7 @@ class _Reader:
         least = csource.allocator_need(self.functions, main.name, alignment=1) if main else None
         said = self.metadata.workspace_bytes
         if least is not None and said is not None and said < least:
-            self.findings.append(Finding(place="workspace", metadata=_bytes(said), code=_bytes(least)))
+            self.findings.append(Finding(place="workspace", said=_bytes(said), code=_bytes(least)))
         return need
 
     def _is_planned(self) -> bool:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mlf.demo import DemoResult
     from mlf.link import LinkPlan, PlannedModel
     from mlf.module import Module, Pool, Tensor
+    from mlf.run import RunResult
 
 INSPECT_SCHEMA = "mlf-inspect-v1"
 PLAN_SCHEMA = "mlf-plan-v1"
@@ -57,7 +58,7 @@ def _module_document(module: Module) -> dict[str, Any]:
         "entrypoints": dict(module.entrypoints),
         "executors": list(module.executors),
         "findings": [
-            {"code": item.code, "place": item.place, "said": item.metadata, "source": item.source}
+            {"code": item.code, "place": item.place, "said": item.said, "source": item.source}
             for item in module.findings
         ],
         "inputs": [tensor_document(tensor) for tensor in module.inputs],
@@ -221,13 +222,13 @@ def _aligned(cell: str, width: int, column: int) -> str:
     return cell.rjust(width) if column in (1, 2, 3) else cell.ljust(width)
 
 
-def run_document(results: Mapping[str, npt.NDArray[Any]]) -> dict[str, Any]:
+def run_document(result: RunResult) -> dict[str, Any]:
     """Describe the outputs of a run; schema `run-v1`."""
     outputs = [
         {"dtype": str(array.dtype), "name": name, "shape": list(array.shape), "values": _values(array)}
-        for name, array in results.items()
+        for name, array in result.outputs.items()
     ]
-    return {"outputs": outputs, "schema": RUN_SCHEMA}
+    return {"model": result.model, "outputs": outputs, "schema": RUN_SCHEMA, "target": result.target}
 
 
 def _values(array: npt.NDArray[Any]) -> list[Any]:
@@ -239,10 +240,10 @@ def _values(array: npt.NDArray[Any]) -> list[Any]:
     ]
 
 
-def run_text(results: Mapping[str, npt.NDArray[Any]]) -> str:
+def run_text(result: RunResult) -> str:
     """Describe the outputs of a run, for a person: the first values of each."""
     lines = []
-    for name, array in results.items():
+    for name, array in result.outputs.items():
         shape = "x".join(str(extent) for extent in array.shape) or "scalar"
         values = [
             f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -79,6 +79,15 @@ _RAW_DTYPES = {"bfloat16": "uint16"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """What a model gave: its outputs by name, in call order."""
+
+    model: str
+    target: str
+    outputs: Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunnableModel:
     """A model in a built library, with what is needed to call it."""
 
@@ -171,7 +180,7 @@ def _interface(item: _Node) -> ModelInterface:
         inputs=tuple(_tensor(tensor) for tensor in item.items("inputs")),
         outputs=tuple(_tensor(tensor) for tensor in item.items("outputs")),
         external_pools=tuple(_pool(pool) for pool in item.items("pools")),
-        workspace_bytes=item.size("workspace_bytes"),
+        workspace_bytes=item.size("workspace_bytes") if item.has("workspace_bytes") else None,
     )
 
 
@@ -195,7 +204,7 @@ def _pool(item: _Node) -> Pool:
 
 def run_archive(
     request: LinkRequest, inputs: Arrays, *, compiler: Compiler, timeout_s: float = DEFAULT_TIMEOUT_S
-) -> dict[str, npt.NDArray[Any]]:
+) -> RunResult:
     """Link the model of an archive alone and run it; raises what `link` and `run_model` raise."""
     with scratch_folder() as folder:
         output = folder / "model.a"
@@ -221,8 +230,8 @@ def _named(request: LinkRequest) -> LinkRequest:
 
 def run_model(
     model: RunnableModel, inputs: Arrays, *, compiler: Compiler, timeout_s: float = DEFAULT_TIMEOUT_S
-) -> dict[str, npt.NDArray[Any]]:
-    """Run a model once and give its outputs by name.
+) -> RunResult:
+    """Run a model once.
 
     Raises TensorError, which lists every array that does not fit, ModelRunError if the model fails, crashes or does not
     end, and ToolError where a linker or an emulator is missing.
@@ -240,9 +249,9 @@ def run_model(
         else:
             _run_on_board(model, compiler, compiler.target.board, folder, timeout_s)
         contents = [(folder / f"output.{index}").read_bytes() for index in range(len(model.interface.outputs))]
-    return {
-        tensor.name: _array(tensor, content) for tensor, content in zip(model.interface.outputs, contents, strict=True)
-    }
+    outputs = model.interface.outputs
+    arrays = {tensor.name: _array(tensor, content) for tensor, content in zip(outputs, contents, strict=True)}
+    return RunResult(model=model.interface.name, target=compiler.target.name, outputs=arrays)
 
 
 def compiler_for(target: str, *, cc: str | None = None, cflags: Sequence[str] = ()) -> Compiler:

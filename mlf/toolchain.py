@@ -465,7 +465,7 @@ def find_compiler(target: Target, *, cc: str | None = None, cflags: Sequence[str
     looked = ", ".join([*target.compilers, "clang", "zig"]) if not target.is_host else "cc, gcc, clang, zig"
     raise ToolError(
         f"no C compiler for {target.name}: looked for {looked}",
-        hint=f"pip install 'mlf[zig]', or install the package {package}",
+        hint=f"pip install ziglang, or install the package {package}",
     )
 
 

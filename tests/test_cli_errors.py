@@ -205,7 +205,7 @@ def test_a_machine_without_any_compiler_is_told_what_to_install(
         2,
         (
             f"error: no C compiler for {target}: looked for {looked}\n"
-            f"hint: pip install 'mlf[zig]', or install the package {package}\n"
+            f"hint: pip install ziglang, or install the package {package}\n"
         ),
     )
     assert desk.snapshot(".") == {}

@@ -89,7 +89,7 @@ def test_an_archive_of_every_release_links_and_gives_numpys_numbers(tmp_path: Pa
 
     link(plan_link([LinkRequest(path=path, name="kws")], output=output, compiler=compiler))
     inputs = random_inputs(network, seed=len(release + memory))
-    results = run_model(open_library(library.document_path(output), None), inputs, compiler=compiler)
+    results = run_model(open_library(library.document_path(output), None), inputs, compiler=compiler).outputs
 
     wanted = expected(inputs, network)
     assert list(results) == list(wanted)
@@ -479,7 +479,7 @@ def test_an_archive_of_objects_runs(tmp_path: Path) -> None:
 
     link(plan_link([LinkRequest(path=path)], output=output, compiler=compiler))
     inputs = random_inputs(network, seed=7)
-    results = run_model(open_library(library.document_path(output), None), inputs, compiler=compiler)
+    results = run_model(open_library(library.document_path(output), None), inputs, compiler=compiler).outputs
 
     assert {name: array.ravel().tolist() for name, array in results.items()} == {
         name: array.ravel().tolist() for name, array in expected(inputs, network).items()

@@ -55,7 +55,11 @@ class Case:
         for name, expected in self.outputs.items():
             assert expected.dtype == results[name].dtype
             np.testing.assert_allclose(
-                results[name].ravel(), expected.ravel(), err_msg=f"{self.name} {name}", **self.tolerances
+                results[name].ravel(),
+                expected.ravel(),
+                err_msg=f"{self.name} {name}",
+                rtol=self.tolerances["rtol"],
+                atol=self.tolerances["atol"],
             )
 
 
