@@ -79,7 +79,8 @@ def _report(error: MlfError, *, as_json: bool) -> int:
         document = {"code": error.code, "hint": error.hint, "message": error.message, "where": error.where}
         with suppress(OutputError):
             _print_json({"error": document, "schema": ERROR_SCHEMA})
-    lines = [f"{_red('error:')} {error}", *([f"hint: {error.hint}"] if error.hint else [])]
+    lines = [f"{_red('error:')} {_printable(str(error))}"]
+    lines += [f"hint: {_printable(error.hint)}"] if error.hint else []
     with suppress(OSError):  # there is no other place to complain
         click.echo("\n".join(lines), err=True)
     return error.exit_status
@@ -102,6 +103,11 @@ def _report_bug(error: Exception, *, as_json: bool) -> int:
     )
 
 
+def _printable(text: str) -> str:
+    """Show control characters, which names in archives may hold, as escapes: a terminal would obey them."""
+    return "".join(char if char.isprintable() or char in "\n\t" else repr(char)[1:-1] for char in text)
+
+
 def _red(text: str) -> str:
     wanted = os.isatty(2) and not os.environ.get("NO_COLOR")
     return click.style(text, fg="red", bold=True) if wanted else text
@@ -120,7 +126,7 @@ def _reason(error: OSError) -> str:
 def _print(text: str) -> None:
     """Print to stdout and end the last line; whoever stops reading has had enough, which is no failure."""
     try:
-        click.echo(text, nl=not text.endswith("\n"))
+        click.echo(_printable(text), nl=not text.endswith("\n"))
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes once more what it could not
         if not isinstance(error, BrokenPipeError):

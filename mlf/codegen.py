@@ -116,9 +116,12 @@ def models_source(interfaces: Sequence[ModelInterface]) -> str:
     return _render("models.c.j2", {"models": interfaces, "shape_of": shape_of})
 
 
-def board_runner(interface: ModelInterface, *, io_status: int, failed_status: int) -> str:
-    """Write the program that runs a model once on a board: tensors are files of the emulator's directory."""
-    values = {"model": interface, "prefix": interface.prefix, "io_status": io_status, "failed_status": failed_status}
+def board_runner(interface: ModelInterface, statuses: Mapping[str, int]) -> str:
+    """Write the program that runs a model once on a board: tensors are files of the emulator's directory.
+
+    `statuses` are its exit statuses where the run `failed`, a buffer was `overrun`, a file could not be moved (`io`).
+    """
+    values = {"model": interface, "prefix": interface.prefix, "statuses": statuses}
     return _render("board_runner.c.j2", values)
 
 

@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 
 DEFAULT_TIMEOUT_S = 600.0  # an emulated core runs some hundred million instructions a second
 _IO_STATUS = 98
-_FAILED_STATUS = 97
 _FAULT_STATUS = 99  # BOARD_FAULT_STATUS of board.h
 _DOCUMENT_MAX_BYTES = 64 << 20
 _BUFFER_MAX_BYTES = 1 << 30  # of a tensor or pool; no microcontroller has that much memory
@@ -330,9 +329,7 @@ def _run_on_host(model: RunnableModel, compiler: Compiler, folder: Path, timeout
         finished = run(argv, cwd=folder, timeout_s=timeout_s, tool="the model")
     except ToolError as error:  # the interpreter is there, so the model did not end
         raise ModelRunError(error.message, where=interface.name) from error
-    if finished.status == hostrun.OVERRUN_STATUS:
-        raise ModelRunError("wrote past the end of an output or pool", where=interface.name)
-    _check_status(interface.name, finished, failed=hostrun.FAILED_STATUS)
+    _check_status(interface.name, finished)
 
 
 def _member(model: RunnableModel) -> bytes:
@@ -347,7 +344,8 @@ def _member(model: RunnableModel) -> bytes:
 
 
 def _run_on_board(model: RunnableModel, compiler: Compiler, board: Board, folder: Path, timeout_s: float) -> None:
-    source = codegen.board_runner(model.interface, io_status=_IO_STATUS, failed_status=_FAILED_STATUS)
+    statuses = {"failed": hostrun.FAILED_STATUS, "overrun": hostrun.OVERRUN_STATUS, "io": _IO_STATUS}
+    source = codegen.board_runner(model.interface, statuses)
     (folder / "main.c").write_text(source, encoding="utf-8")
     (folder / model.interface.header).write_text(codegen.model_header(model.interface), encoding="utf-8")
     (folder / "model.o").write_bytes(_member(model))
@@ -357,7 +355,7 @@ def _run_on_board(model: RunnableModel, compiler: Compiler, board: Board, folder
         raise ModelRunError(
             f"the processor faulted: {finished.stdout.strip() or own_words(finished)}", where=model.interface.name
         )
-    _check_status(model.interface.name, finished, failed=_FAILED_STATUS)
+    _check_status(model.interface.name, finished)
 
 
 def build_firmware(
@@ -405,8 +403,10 @@ def run_firmware(board: Board, firmware: str, *, folder: Path, timeout_s: float,
         raise ModelRunError(error.message, where=model) from error
 
 
-def _check_status(name: str, finished: Finished, *, failed: int) -> None:
-    if finished.status == failed:
+def _check_status(name: str, finished: Finished) -> None:
+    if finished.status == hostrun.OVERRUN_STATUS:
+        raise ModelRunError("wrote past the end of an output or pool", where=name)
+    if finished.status == hostrun.FAILED_STATUS:
         raise ModelRunError("the model reported failure", where=name)
     if finished.status < 0:
         raise ModelRunError(f"the model crashed ({signal_name(-finished.status)})", where=name)

@@ -298,7 +298,7 @@ def _wait_for_one(started: Sequence[_Running], timeout_s: float) -> None:
         if late is not None:
             raise ToolError(f"{late.command.name} did not end within {timeout_s:g} s")
         time.sleep(pause_s)
-        pause_s = min(pause_s * 1.5, 0.02)
+        pause_s = min(pause_s * 1.5, 0.005)
 
 
 @contextmanager

@@ -1030,9 +1030,10 @@ def test_a_model_that_fails_on_this_machine(desk: Desk, statement: str, message:
     ("statement", "message"),
     [
         ("return -1;", "the model reported failure"),
+        ("output_buffer_var[4] = 1;", "wrote past the end of an output or pool"),
         ("for (volatile int i = 0;;) i = i + 1;", "the model did not end within 1 s"),
     ],
-    ids=["failure", "loop"],
+    ids=["failure", "overrun", "loop"],
 )
 def test_a_model_that_fails_on_a_board(desk: Desk, statement: str, message: str) -> None:
     archive = desk.faulty("bad.tar", statement)
@@ -1126,3 +1127,8 @@ def test_a_bug_is_one_line_and_a_hint_and_a_traceback_on_demand(desk: Desk, tmp_
     )
     status, message = desk.fails("inspect", TONE, PYTHONPATH=search, MLF_TRACEBACK="1")
     assert (status, message.splitlines()[0]) == (1, "Traceback (most recent call last):")
+
+
+def test_control_characters_in_a_name_do_not_reach_the_terminal(desk: Desk) -> None:
+    status, message = desk.fails("inspect", "no\x1b[31m.tar")
+    assert (status, message) == (1, "error: no\\x1b[31m.tar: no such file\n")
