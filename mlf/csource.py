@@ -170,6 +170,13 @@ def functions(text: str) -> dict[str, Function]:
     }
 
 
+def begins_in_constant(text: str) -> bool:
+    """Tell whether the end of a source file begins inside the initialiser of a constant, in front of every function."""
+    end = text.find("};")
+    first = _FUNCTION.search(text)
+    return 0 <= end < (first.start() if first else len(text)) and "{" not in text[:end]
+
+
 def _parameters(text: str) -> Iterator[Parameter]:
     for item in text.split(","):
         found = _PARAMETER.fullmatch(item.strip())

@@ -140,6 +140,7 @@ class _Reader:
         self.metadata = metadata
         self.is_thorough = is_thorough
         self.is_partial = False
+        self.lacks_functions = False
         self.findings: list[Finding] = []
         self.prefix = mangle_model(metadata.name)
         self.run = mangle(metadata.name, "run")
@@ -193,8 +194,10 @@ class _Reader:
         if self.is_thorough or size <= LARGE_SOURCE_BYTES:
             return self.archive.read_text(name)
         self.is_partial = True
-        tail = self.archive.read(name, offset=size - _TAIL_BYTES)
-        return tail.decode("utf-8", "replace")
+        tail = self.archive.read(name, offset=size - _TAIL_BYTES).decode("utf-8", "replace")
+        # TVM prints all constants first, so a tail that begins inside one holds every function.
+        self.lacks_functions |= not csource.begins_in_constant(tail)
+        return tail
 
     def _header_member(self) -> str:
         return INCLUDE_DIRECTORY + header_name(self.metadata.name)
@@ -370,7 +373,7 @@ class _Reader:
     def _allocator_bytes(self, main: csource.Function | None, objects: tuple[str, ...]) -> int | None:
         if objects:
             return None
-        if self.is_partial:
+        if self.lacks_functions:
             return 0 if self._is_planned() else None
         if not any("TVMBackendAllocWorkspace(" in function.body for function in self.functions.values()):
             return 0

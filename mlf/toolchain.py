@@ -15,7 +15,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from mlf.errors import OutputError, ToolError
 
@@ -235,8 +235,7 @@ class _Running:
     def __init__(self, command: Command) -> None:
         self.command = command
         self.started_s = time.monotonic()
-        self.stdout = os.fdopen(os.memfd_create("stdout"), "w+b")
-        self.stderr = os.fdopen(os.memfd_create("stderr"), "w+b")
+        self.stdout, self.stderr = _memory_file(), _memory_file()
         environment = {**os.environ, "LC_ALL": "C", "SOURCE_DATE_EPOCH": "0"}
         try:
             self.process = subprocess.Popen(  # in a session of its own, so that all that it starts can be ended with it
@@ -273,6 +272,12 @@ class _Running:
         self.process.wait()
         self.stdout.close()
         self.stderr.close()
+
+
+def _memory_file() -> IO[bytes]:
+    """Give a file in memory, where the system has such; elsewhere a temporary one."""
+    make = getattr(os, "memfd_create", None)
+    return os.fdopen(make("output"), "w+b") if make else tempfile.TemporaryFile()
 
 
 def _end(started: Sequence[_Running]) -> None:

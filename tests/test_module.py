@@ -532,9 +532,17 @@ def test_even_without_relay_text_the_end_of_a_large_source_tells_types_and_sizes
     assert sizes(module.outputs) == [("scores", "int32", 16), ("hidden", "float32", 32)]
 
 
-def test_part_of_a_source_does_not_tell_what_it_allocates(tmp_path: Path) -> None:
-    content = with_large_weights(members(Network()), OPERATORS, 3 * LARGE_SOURCE_BYTES)
-    module = read(tmp_path, content)
+def test_a_part_that_begins_in_the_weights_tells_what_all_functions_allocate(tmp_path: Path) -> None:
+    module = read(tmp_path, with_large_weights(members(Network()), OPERATORS, 3 * LARGE_SOURCE_BYTES))
+
+    assert (module.allocator_bytes, module.workspace_bytes) == (WORKSPACE_BYTES, WORKSPACE_BYTES)
+    assert module.memory_styles == ("allocator",)
+
+
+def test_a_part_that_begins_elsewhere_does_not_tell_what_is_allocated(tmp_path: Path) -> None:
+    content = members(Network())
+    comments = b"// an operator could stand here\n" * (3 * LARGE_SOURCE_BYTES // 32)
+    module = read(tmp_path, content | {OPERATORS: comments + content[OPERATORS].replace(b"};", b"} ;")})
 
     assert (module.allocator_bytes, module.workspace_bytes) == (None, WORKSPACE_BYTES)
     assert module.memory_styles == ("allocator",)
