@@ -209,9 +209,9 @@ def library_text(document: Mapping[str, Any], output: str) -> str:
     lines = [
         "  ".join(_aligned(cell, widths[column], column) for column, cell in enumerate(row)).rstrip() for row in rows
     ]
-    return "\n".join(
-        [*lines, f"{output}: {len(document['models'])} models for {document['target']} ({document['machine']}), bytes"]
-    )
+    count = len(document["models"])
+    what = f"{count} model{'' if count == 1 else 's'} for {document['target']} ({document['machine']}), bytes"
+    return "\n".join([*lines, f"{output}: {what}"])
 
 
 def _number(value: int | None) -> str:
