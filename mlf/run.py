@@ -447,7 +447,7 @@ def save_arrays(path: Path, arrays: Arrays) -> None:
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, array in sorted(arrays.items()):
             content = io.BytesIO()
-            np.lib.format.write_array(content, np.ascontiguousarray(array), allow_pickle=False)
+            np.save(content, np.ascontiguousarray(array), allow_pickle=False)
             archive.writestr(
                 zipfile.ZipInfo(f"{name}.npy"), content.getvalue()
             )  # a ZipInfo of its own has the date 1980

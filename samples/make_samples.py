@@ -177,7 +177,8 @@ def glyph_data(random: np.random.RandomState, count: int) -> tuple[Array, Array]
 
 def glyph_features(pictures: Array, filters: Array, bias: Array) -> Array:
     """Rectified 3x3 filters and the maximum of every 2x2 block, (count, 200), channel by channel."""
-    windows = np.lib.stride_tricks.sliding_window_view(pictures, (3, 3), axis=(-2, -1))
+    picture: Any = (-2, -1)  # the hints of numpy 2.2 take no tuple
+    windows = np.lib.stride_tricks.sliding_window_view(pictures, (3, 3), axis=picture)
     maps = np.maximum(np.einsum("nyxhw,hwc->ncyx", windows, filters) + bias[:, None, None], 0)
     return maps.reshape(-1, 8, 5, 2, 5, 2).max(axis=(3, 5)).reshape(-1, 200)
 
@@ -382,7 +383,7 @@ def write_npz(path: Path, tensors: Tensors) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for name, values in tensors.items():
             data = io.BytesIO()
-            np.lib.format.write_array(data, values)
+            np.save(data, values, allow_pickle=False)
             archive.writestr(zipfile.ZipInfo(f"{name}.npy"), data.getvalue())
 
 
