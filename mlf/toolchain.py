@@ -70,6 +70,7 @@ class Target:
 
     name: str
     compilers: tuple[str, ...]
+    package: str  # of Debian, for those who have no compiler
     gcc: tuple[str, ...] = ()
     clang: tuple[str, ...] = ()
     zig: tuple[str, ...] = ()
@@ -104,6 +105,7 @@ def _cortex_m(name: str, machine: str, memory: _Memory, *, fpu: str = "", zig_fe
     return Target(
         name=name,
         compilers=_ARM,
+        package="gcc-arm-none-eabi",
         gcc=select,
         clang=("--target=arm-none-eabi", *select),
         zig=("-target", zig_abi, f"-mcpu={name.replace('-', '_')}{zig_features}"),
@@ -119,6 +121,7 @@ def _rv32(name: str, abi: str, features: str) -> Target:
     return Target(
         name=name,
         compilers=_RISCV,
+        package="gcc-riscv64-unknown-elf",
         gcc=select,
         clang=("--target=riscv32-unknown-elf", *select),
         zig=("-target", "riscv32-freestanding-none", f"-mcpu=generic_rv32{features}", f"-mabi={abi}", "-mcmodel=medany"),
@@ -135,7 +138,7 @@ _MPS2 = _Memory(flash=(0x21000000, 16 * _MIB))
 TARGETS: Mapping[str, Target] = {
     target.name: target
     for target in (
-        Target(name="host", compilers=("cc", "gcc", "clang")),
+        Target(name="host", compilers=("cc", "gcc", "clang"), package="gcc"),
         _cortex_m("cortex-m0", "microbit", _Memory(flash=(_VECTORS_BYTES, 255 * _KIB), ram=(0x20000000, 16 * _KIB))),
         _cortex_m("cortex-m3", "mps2-an385", _MPS2),
         _cortex_m("cortex-m4", "mps2-an386", _MPS2, fpu="fpv4-sp-d16", zig_features="+vfp4d16sp"),
@@ -453,25 +456,21 @@ def find_compiler(target: Target, *, cc: str | None = None, cflags: Sequence[str
 
     Raises ToolError where there is none, or where it does not take `cflags`.
     """
-    if cc is not None:
-        command = tuple(split_words(cc, option="--cc"))
-        if not command:
-            raise ToolError("--cc is empty")
-        family, version = _ask(command, (*_select(target, command), *cflags))
-        return Compiler(
-            command=(*command, *_select(target, command)), family=family, version=version, target=target, cflags=tuple(cflags)
-        )  # fmt: skip
-    for candidate in _candidates(target):
-        family, version = _ask(candidate.command, (*candidate.select, *cflags))
-        return Compiler(
-            command=(*candidate.command, *candidate.select), family=family, version=version, target=target, cflags=tuple(cflags)
-        )  # fmt: skip
-    package = {"host": "gcc", "qemu-system-arm": "gcc-arm-none-eabi"}.get(_kind(target), "gcc-riscv64-unknown-elf")
-    looked = ", ".join([*target.compilers, "clang", "zig"]) if not target.is_host else "cc, gcc, clang, zig"
-    raise ToolError(
-        f"no C compiler for {target.name}: looked for {looked}",
-        hint=f"pip install ziglang, or install the package {package}",
-    )
+    candidates = _candidates(target) if cc is None else [_given(target, cc)]
+    if not candidates:
+        looked = ", ".join(dict.fromkeys([*target.compilers, "clang", "zig"]))
+        hint = f"pip install ziglang, or install the package {target.package}"
+        raise ToolError(f"no C compiler for {target.name}: looked for {looked}", hint=hint)
+    command, select = candidates[0].command, candidates[0].select
+    family, version = _ask(command, (*select, *cflags))
+    return Compiler(command=(*command, *select), family=family, version=version, target=target, cflags=tuple(cflags))
+
+
+def _given(target: Target, cc: str) -> _Candidate:
+    command = tuple(split_words(cc, option="--cc"))
+    if not command:
+        raise ToolError("--cc is empty")
+    return _Candidate(command=command, select=_select(target, command))
 
 
 def split_words(text: str, *, option: str) -> list[str]:
@@ -480,10 +479,6 @@ def split_words(text: str, *, option: str) -> list[str]:
         return shlex.split(text)
     except ValueError as error:
         raise ToolError(f"{option} `{text}` has a quotation or an escape that does not end") from error
-
-
-def _kind(target: Target) -> str:
-    return target.board.emulator if target.board else "host"
 
 
 def _select(target: Target, command: Sequence[str]) -> tuple[str, ...]:
