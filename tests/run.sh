@@ -45,6 +45,7 @@ gcc type gcc
 g++ type g++
 clang type clang
 lld type ld.lld
+llvm type llvm-objcopy
 binutils type ld
 make type make
 gcc-arm-none-eabi type arm-none-eabi-gcc
