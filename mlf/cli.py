@@ -40,7 +40,19 @@ def main() -> NoReturn:
         _handle_interrupts(signal.SIG_IGN)
     except _Interrupt:
         status = _report(MlfError("interrupted; no output is half-written"), as_json=as_json)
+    _let_go_of_output()
     sys.exit(status)
+
+
+def _let_go_of_output() -> None:
+    """Forget what a full or broken stream did not take: Python would try once more at its end, and complain."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is None:
+            continue
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _handle_interrupts(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
@@ -128,7 +140,6 @@ def _print(text: str) -> None:
     try:
         click.echo(_printable(text), nl=not text.endswith("\n"))
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes once more what it could not
         if not isinstance(error, BrokenPipeError):
             raise OutputError(f"cannot be written: {_reason(error)}", where="standard output") from error
 

@@ -220,8 +220,8 @@ def test_an_application_written_against_tvms_header_compiles_unchanged_when_the_
         }
     """
     (tmp_path / "main.c").write_text(application)
-    with tarfile.open(SAMPLES / "tone.tar") as archive:
-        archive.extractall(tmp_path / "tvm", filter="data")
+    (tmp_path / "tvm").mkdir()
+    tool("host", "tar", "-xf", SAMPLES / "tone.tar", "-C", tmp_path / "tvm")
     link(
         plan_link(
             [LinkRequest(path=SAMPLES / "tone.tar")], output=tmp_path / "libmodels.a", compiler=compiler_for("host")
