@@ -300,7 +300,7 @@ def test_a_launcher_that_finds_no_compiler_is_heard(desk: Desk) -> None:
 def words_on(desk: Desk, archive: str, member: str) -> str:
     """Give what gcc itself says of a source of an archive."""
     folder = desk.folder / f"{archive}.unpacked"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     tool("tar", "-xf", str(desk.folder / archive), cwd=folder)
     source = folder / member
     search = ("-I../include", f"-I{RUNTIME / 'include'}")
