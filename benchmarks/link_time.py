@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING
 from mlf.archive import open_archive
 from mlf.link import LinkRequest, plan_link
 from mlf.naming import suggest_model_name
-from mlf.run import compiler_for
-from mlf.toolchain import RUNTIME
+from mlf.toolchain import RUNTIME, compiler_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

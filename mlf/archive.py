@@ -21,7 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Protocol, final
 
-from mlf.errors import ArchiveError, MetadataError, OutputError
+from mlf.errors import ArchiveError, MetadataError, OutputError, reason_of
 from mlf.ustar import iterate_ustar
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class Archive:
         try:
             content = place.read(offset)
         except OSError as error:
-            raise ArchiveError(f"member {name!r} cannot be read: {_reason(error)}", where=self.label) from error
+            raise ArchiveError(f"member {name!r} cannot be read: {reason_of(error)}", where=self.label) from error
         if len(content) != place.size_bytes - offset:
             raise ArchiveError(
                 f"member {name!r} has shrunk since the archive was opened: {len(content)} bytes are left of "
@@ -179,16 +179,12 @@ def open_archive(path: Path, *, limits: Limits = Limits()) -> Archive:
     except FileNotFoundError as error:
         raise ArchiveError("no such file", where=label) from error
     except OSError as error:
-        raise ArchiveError(f"cannot be read: {_reason(error)}", where=label) from error
+        raise ArchiveError(f"cannot be read: {reason_of(error)}", where=label) from error
 
 
 def _label(path: Path) -> str:
     """The last component of `path`, also where it is spelled `.` or `..`."""
     return path.name if path.name.strip(".") else path.resolve().name or "archive"
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or type(error).__name__).lower()
 
 
 class _Index:
@@ -350,7 +346,7 @@ def _unpack(pieces: Iterator[bytes], unpacked: IO[bytes], index: _Index) -> None
             unpacked.write(piece)
         unpacked.flush()
     except OSError as error:
-        message = f"cannot be unpacked to a temporary file: {_reason(error)}"
+        message = f"cannot be unpacked to a temporary file: {reason_of(error)}"
         raise OutputError(message, where=index.label) from error
 
 

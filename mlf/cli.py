@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from mlf import __version__
-from mlf.errors import MlfError, OutputError, UsageError
+from mlf.errors import MlfError, OutputError, UsageError, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -80,7 +80,7 @@ def _run_command(*, as_json: bool) -> int:
         return 0
     except OSError as error:
         place = str(error.filename) if error.filename else None
-        return _report(OutputError(_reason(error), where=place), as_json=as_json)
+        return _report(OutputError(reason_of(error), where=place), as_json=as_json)
     except Exception as error:  # noqa: BLE001  # the last resort: a message instead of a traceback
         return _report_bug(error, as_json=as_json)
     return 0
@@ -131,17 +131,13 @@ def _print_json(document: Mapping[str, Any]) -> None:
     _print(render_json(document).encode("utf-8", "replace").decode())  # a file name may be no Unicode text
 
 
-def _reason(error: OSError) -> str:
-    return (error.strerror or type(error).__name__).lower()
-
-
 def _print(text: str) -> None:
     """Print to stdout and end the last line; whoever stops reading has had enough, which is no failure."""
     try:
         click.echo(_printable(text), nl=not text.endswith("\n"))
     except OSError as error:
         if not isinstance(error, BrokenPipeError):
-            raise OutputError(f"cannot be written: {_reason(error)}", where="standard output") from error
+            raise OutputError(f"cannot be written: {reason_of(error)}", where="standard output") from error
 
 
 @contextmanager
@@ -157,10 +153,10 @@ def _progress() -> Iterator[Callable[[str], None]]:
 
 
 def _compiler(target: str, cc: str | None, cflags: tuple[str, ...]) -> Compiler:
-    from mlf.toolchain import find_compiler, find_target, split_words  # noqa: PLC0415  # subprocess
+    from mlf.toolchain import compiler_for, split_words  # noqa: PLC0415  # subprocess
 
     flags = [flag for text in cflags for flag in split_words(text, option="--cflags")]
-    return find_compiler(find_target(target), cc=cc, cflags=flags)
+    return compiler_for(target, cc=cc, cflags=flags)
 
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSON document; schemas/ describes it.")

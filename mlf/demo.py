@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlf.errors import MlfError, ModelRunError, OutputError
+from mlf.errors import MlfError, ModelRunError, OutputError, reason_of
 from mlf.link import LinkRequest, link, plan_link
 from mlf.run import build_firmware, load_arrays, run_firmware
 from mlf.toolchain import RUNTIME, Compiler, own_words, run
@@ -94,7 +94,7 @@ def _copy_samples(folder: Path) -> Path:
             shutil.copyfile(source / "firmware" / name, folder / "firmware" / name)
         shutil.copytree(RUNTIME / "board", folder / "firmware" / "board", dirs_exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot be written: {error.strerror}", where=str(folder)) from error
+        raise OutputError(f"cannot be written: {reason_of(error)}", where=str(folder)) from error
     return samples
 
 

@@ -109,3 +109,8 @@ class OutputError(MlfError):
     """A file that could not be written."""
 
     code = "cannot-write"
+
+
+def reason_of(error: OSError) -> str:
+    """Give the system's words for a failed call, as messages hold them."""
+    return (error.strerror or type(error).__name__).lower()

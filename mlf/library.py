@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlf import codegen
-from mlf.errors import LinkError, ObjectError, OutputError
+from mlf.errors import LinkError, ObjectError, OutputError, reason_of
 from mlf.externals import is_allowed
 from mlf.objects.ar import ArMember, read_ar, write_ar
 from mlf.objects.elf import STB_LOCAL, parse_object
@@ -236,7 +236,7 @@ def replace_files(contents: Mapping[Path, bytes]) -> None:
                 temporary.replace(current)
             made.clear()
     except OSError as error:
-        reason = (error.strerror or type(error).__name__).lower()
+        reason = reason_of(error)
         raise OutputError(f"cannot be written: {reason}", where=str(current)) from error
     finally:
         with uninterrupted():

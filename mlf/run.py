@@ -19,7 +19,7 @@ import numpy as np
 from mlf import codegen, hostrun, library
 from mlf.archive import load_json
 from mlf.csource import DTYPE_SIZES_BYTES
-from mlf.errors import InputError, ModelRunError, TensorError, ToolError
+from mlf.errors import InputError, ModelRunError, TensorError, ToolError, reason_of
 from mlf.link import LinkRequest, link, plan_link
 from mlf.module import Pool, Tensor
 from mlf.naming import C_IDENTIFIER, MODEL_NAME, suggest_model_name
@@ -28,8 +28,6 @@ from mlf.toolchain import (
     RUNTIME,
     Compiler,
     Finished,
-    find_compiler,
-    find_target,
     own_words,
     run,
     scratch_folder,
@@ -120,7 +118,7 @@ def _read_document(path: Path) -> _Node:
             data = file.read(_DOCUMENT_MAX_BYTES + 1)
         text = data.decode()
     except OSError as error:
-        raise InputError(f"cannot be read: {_reason(error)}", where=path.name) from error
+        raise InputError(f"cannot be read: {reason_of(error)}", where=path.name) from error
     except UnicodeDecodeError as error:
         raise InputError("is not UTF-8", where=path.name) from error
     document = load_json(text, where=path.name) if len(data) <= _DOCUMENT_MAX_BYTES else None
@@ -253,11 +251,6 @@ def run_model(
     return RunResult(model=model.interface.name, target=compiler.target.name, outputs=arrays)
 
 
-def compiler_for(target: str, *, cc: str | None = None, cflags: Sequence[str] = ()) -> Compiler:
-    """Find the compiler that links programs for a target."""
-    return find_compiler(find_target(target), cc=cc, cflags=cflags)
-
-
 def check_inputs(interface: ModelInterface, inputs: Arrays) -> list[bytes]:
     """Give the bytes of each input in call order; TensorError lists every array that is missing, unknown or does not fit."""
     names = [tensor.name for tensor in interface.inputs]
@@ -336,7 +329,7 @@ def _member(model: RunnableModel) -> bytes:
     try:
         data = model.library.read_bytes()
     except OSError as error:
-        raise InputError(f"cannot be read: {_reason(error)}", where=model.library.name) from error
+        raise InputError(f"cannot be read: {reason_of(error)}", where=model.library.name) from error
     members = dict(read_ar(data, model.library.name))
     if model.member not in members:
         raise InputError(f"has no member `{model.member}`, which its document names", where=model.library.name)
@@ -414,10 +407,6 @@ def _check_status(name: str, finished: Finished) -> None:
         raise ModelRunError(f"the run ended with status {finished.status}:\n{own_words(finished)}", where=name)
 
 
-def _reason(error: OSError) -> str:
-    return (error.strerror or type(error).__name__).lower()
-
-
 def load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     """Read an `.npz` file; TensorError if it is none or holds Python objects."""
     try:
@@ -427,7 +416,7 @@ def load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
             file.seek(0)
             return _load(file)
     except OSError as error:
-        raise TensorError(f"cannot be read: {_reason(error)}", where=path.name) from error
+        raise TensorError(f"cannot be read: {reason_of(error)}", where=path.name) from error
     except _NPZ_FAULTS as error:
         raise TensorError(f"is not an .npz file of arrays: {error}", where=path.name) from error
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from mlf.errors import OutputError, ToolError
+from mlf.errors import OutputError, ToolError, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -248,7 +248,7 @@ class _Running:
         except OSError as error:
             self.stdout.close()
             self.stderr.close()
-            reason = (error.strerror or type(error).__name__).lower()
+            reason = reason_of(error)
             raise ToolError(f"cannot start `{command.argv[0]}`: {reason}") from error
 
     @property
@@ -337,7 +337,7 @@ def scratch_folder() -> Iterator[Path]:
             folder = Path(tempfile.mkdtemp(prefix="mlf-")).resolve()
         yield folder
     except OSError as error:
-        message = f"cannot use a temporary file: {(error.strerror or type(error).__name__).lower()}"
+        message = f"cannot use a temporary file: {reason_of(error)}"
         raise OutputError(message, hint="let TMPDIR name a folder with more room") from error
     finally:
         if folder is not None:
@@ -464,6 +464,11 @@ def find_compiler(target: Target, *, cc: str | None = None, cflags: Sequence[str
     command, select = candidates[0].command, candidates[0].select
     family, version = _ask(command, (*select, *cflags))
     return Compiler(command=(*command, *select), family=family, version=version, target=target, cflags=tuple(cflags))
+
+
+def compiler_for(target: str, *, cc: str | None = None, cflags: Sequence[str] = ()) -> Compiler:
+    """Find a C compiler for the target of this name; raises what `find_target` and `find_compiler` raise."""
+    return find_compiler(find_target(target), cc=cc, cflags=cflags)
 
 
 def _given(target: Target, cc: str) -> _Candidate:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlf.run import build_firmware, compiler_for, numpy_dtype, open_library, run_firmware
-from mlf.toolchain import RUNTIME, run
+from mlf.run import build_firmware, numpy_dtype, open_library, run_firmware
+from mlf.toolchain import RUNTIME, compiler_for, run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -14,8 +14,8 @@ from sequence import run_sequence
 
 from mlf.errors import LinkError, NameClashError
 from mlf.link import LinkRequest, link, parse_request, plan_link
-from mlf.run import compiler_for, load_arrays
-from mlf.toolchain import RUNTIME
+from mlf.run import load_arrays
+from mlf.toolchain import RUNTIME, compiler_for
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 TARGETS = ("host", "cortex-m4", "rv32imac")

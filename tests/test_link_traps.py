@@ -12,7 +12,7 @@ import pytest
 from sequence import run_sequence
 
 from mlf.link import LinkRequest, link, plan_link
-from mlf.run import compiler_for
+from mlf.toolchain import compiler_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

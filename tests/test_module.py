@@ -31,8 +31,8 @@ from mlf.archive import Archive, open_archive
 from mlf.errors import ArchiveError, MlfError, SourceError
 from mlf.link import LinkRequest, link, plan_link
 from mlf.module import LARGE_SOURCE_BYTES, Module, Pool, Tensor, read_modules
-from mlf.run import compiler_for, load_arrays, open_library, run_model
-from mlf.toolchain import RUNTIME
+from mlf.run import load_arrays, open_library, run_model
+from mlf.toolchain import RUNTIME, compiler_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

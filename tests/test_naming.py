@@ -23,7 +23,7 @@ from mlf.naming import (
     sanitize_tensor_name,
     suggest_model_name,
 )
-from mlf.run import compiler_for
+from mlf.toolchain import compiler_for
 
 if TYPE_CHECKING:
     from pathlib import Path
