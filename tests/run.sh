@@ -92,19 +92,30 @@ make_test_envs() {
     "$cache/venv/bin/pip" install --editable '.[zig,test]'
 }
 
-# The compiler's wheel names one Python version and one platform, but works with every later version.
+# install_compiler REQUIREMENTS PYTHON ABI DIR: its wheel names one Python version and one platform, but works with every
+# later version.
+install_compiler() {
+    "$cache/tvm/bin/pip" install --requirement "tests/real/$1" --no-deps --only-binary :all: \
+        --python-version "$2" --implementation cp --abi "$3" --platform manylinux1_x86_64 --target "$4"
+}
+
 make_tvm_env() {
     local purelib
     python_env "$cache/tvm"
     "$cache/tvm/bin/pip" install --requirement tests/real/requirements.txt
     purelib=$("$cache/tvm/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-    "$cache/tvm/bin/pip" install --requirement tests/real/compiler.txt --no-deps --only-binary :all: \
-        --python-version 3.10 --implementation cp --abi cp310 --platform manylinux1_x86_64 --target "$purelib"
+    install_compiler compiler.txt 3.10 cp310 "$purelib"
+    install_compiler compiler-0.9.txt 3.10 cp310 "$cache/tvm/0.9"
+    install_compiler compiler-0.8.txt 3.6 cp36m "$cache/tvm/0.8"
 }
 
 make_archives() {
+    local older
     rm -rf "$cache/real" "$cache/real.new"
     "$cache/tvm/bin/python" -W ignore tests/real/make_archives.py "$cache/real.new"
+    for older in 0.9 0.8; do
+        PYTHONPATH=$cache/tvm/$older "$cache/tvm/bin/python" -W ignore tests/real/make_archives.py "$cache/real.new"
+    done
     mv "$cache/real.new" "$cache/real"
 }
 

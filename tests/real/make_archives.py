@@ -1,9 +1,10 @@
 """Compile models with TVM into the archives that the tests read: `make_archives.py OUT_DIR`.
 
-Runs under the interpreter of the compiler, which `tests/run.sh` prepares. For every case it writes `CASE.tar`,
+Runs under the interpreter of the compiler, which `tests/run.sh` prepares, once for each compiler that it put there; the
+compilers' cases meet in one folder. For every case it writes `CASE.tar`,
 `CASE.inputs.npz` and `CASE.outputs.npz`, whose arrays bear the tensor names of the archive's `metadata.json`
-(`MODULE/TENSOR` if the archive holds several modules). The outputs are numpy's (`reference.py`), not the compiler's.
-`cases.json` lists the cases.
+(`MODULE/TENSOR` if the archive holds several modules, `FUNCTION/POSITION` if it holds operators). The outputs are
+numpy's (`reference.py`), not the compiler's. `cases.json` lists the cases.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import shutil
 import sys
 import tempfile
 import types
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,17 +25,20 @@ import numpy as np
 import reference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
-# The wheel was built for CPython 3.10 and numpy 1: without its Cython half, and with one old name of numpy back, it
-# serves every later version.
+# The wheels were built for CPython 3.6 or 3.10 and numpy 1: without their Cython half, and with old names of numpy back,
+# they serve every later version.
 os.environ["TVM_FFI"] = "ctypes"
+os.environ["TOPHUB_LOCATION"] = "NONE"  # or it asks the network for tuned schedules
 np.float_ = np.float64  # noqa: NPY201 - the compiler still asks for it
 
 import tvm  # noqa: E402 - reads what was just set
-from tvm import relay  # noqa: E402 - as above
-from tvm.relay.backend import Executor, Runtime  # noqa: E402 - as above
+from tvm import relay, te  # noqa: E402 - as above
+from tvm.relay.op.annotation import compiler_begin, compiler_end  # noqa: E402 - as above
 
+COMPILER = tvm.__version__.removesuffix(".dev0")
+NEWEST, OLDEST = "0.16", "0.8"
 MODULE = "default"
 # The unpacked C interface, the one that firmware calls.
 C_INTERFACE = {"interface-api": "c", "unpacked-api": True}
@@ -50,9 +55,9 @@ class Node:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """A function, its inputs in call order and its expected outputs; `sram_bytes` is the size of the first of two pools."""
+    """A module of functions, its inputs in call order and its expected outputs; `sram_bytes` is the size of the first of two pools."""
 
-    function: Any
+    program: Any
     inputs: Mapping[str, np.ndarray]
     outputs: Mapping[str, np.ndarray]
     rtol: float
@@ -62,7 +67,10 @@ class Model:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Style:
-    """How a module gets its memory and how it is called."""
+    """How a module is compiled, gets its memory and is called; `traits` are for who chooses among the cases.
+
+    `machine` is a key of `MACHINES`: the module becomes objects for that machine, not C.
+    """
 
     planned: bool = True  # by the compiler (USMP), not by calls of an allocator
     pools: tuple[str, ...] = ()
@@ -70,7 +78,29 @@ class Style:
     executor: str = "aot"
     options: Mapping[str, object] = field(default_factory=lambda: C_INTERFACE)
     runtime_options: Mapping[str, object] = field(default_factory=dict)
+    config: Mapping[str, object] = field(default_factory=dict)
+    machine: str | None = None
+    traits: tuple[str, ...] = ()
 
+    @property
+    def interface(self) -> str:
+        return str(self.options.get("interface-api", "packed"))
+
+    @property
+    def operators(self) -> str:
+        return "unpacked" if self.options.get("unpacked-api") else "packed"
+
+
+# The machines of the linker's targets of these names, and how this compiler is told to make objects for them.
+MACHINES = {
+    "host": "llvm -mtriple=x86_64-linux-gnu -mcpu=x86-64",
+    "cortex-m4": "llvm -mtriple=thumbv7em-none-eabi -mcpu=cortex-m4 -mfloat-abi=hard",
+    "rv32imac": "llvm -mtriple=riscv32-unknown-elf -mcpu=generic-rv32 -mattr=+m,+a,+c -mabi=ilp32",
+}
+SYSTEM_LIB = {"system-lib": True}
+UNPACKED = {"unpacked-api": True}
+# Inputs and outputs inside the pools.
+LENT_IO = {"tir.usmp.use_workspace_io": True}
 
 STYLES = {
     "usmp": Style(),
@@ -78,9 +108,28 @@ STYLES = {
     "pool": Style(pools=("sram",)),
     "pools": Style(pools=("sram", "dtcm")),
     "cpool": Style(constant_pool="flash"),
+    "io": Style(pools=("sram",), config=LENT_IO, traits=("workspace-io",)),
+    "io-pools": Style(pools=("sram", "dtcm"), config=LENT_IO, traits=("workspace-io",)),
+    "systemlib": Style(runtime_options=SYSTEM_LIB, traits=("system-lib",)),
+    "alloc-systemlib": Style(planned=False, runtime_options=SYSTEM_LIB, traits=("system-lib",)),
     "packed": Style(planned=False, options={}),
-    "graph": Style(planned=False, executor="graph", options={}, runtime_options={"system-lib": True}),
+    "packed-usmp": Style(options={}),
+    "packed-systemlib": Style(planned=False, options={}, runtime_options=SYSTEM_LIB),
+    "packed-pool": Style(pools=("sram",), options={}, traits=("pools-not-passed",)),
+    "unpacked-packed": Style(planned=False, options=UNPACKED),
+    "unpacked-packed-usmp": Style(options=UNPACKED),
+    "unpacked-packed-pool": Style(pools=("sram",), options=UNPACKED, traits=("pools-not-passed",)),
+    "graph": Style(planned=False, executor="graph", options={}, runtime_options=SYSTEM_LIB),
+    "graph-params": Style(planned=False, executor="graph", options={}),
+    "graph-linked": Style(planned=False, executor="graph", options={"link-params": True}, runtime_options=SYSTEM_LIB),
+    # The compiler puts the constants into a pool that objects have no room for, so the archive lacks them.
+    "llvm-usmp": Style(options={}, runtime_options=SYSTEM_LIB, machine="host", traits=("constants-lost",)),
 }
+for _machine in MACHINES:
+    for _executor, _name in (("aot", f"llvm-{_machine}"), ("graph", f"llvm-graph-{_machine}")):
+        STYLES[_name] = Style(
+            planned=False, executor=_executor, options={}, runtime_options=SYSTEM_LIB, machine=_machine
+        )
 
 
 class Draw:
@@ -127,6 +176,8 @@ class Builder:
         """The model that returns `results`; `names` are given to the compiler too."""
         expr = results[0].expr if len(results) == 1 else relay.Tuple([result.expr for result in results])
         function = relay.Function(self._variables, expr)
+        if COMPILER == OLDEST:
+            names = ()  # it knows no such attribute
         if names:
             function = function.with_attr("output_tensor_names", list(names))
         returned = relay.transform.InferType()(tvm.IRModule.from_expr(function))["main"].ret_type
@@ -134,7 +185,7 @@ class Builder:
         default = ["output"] if len(results) == 1 else [f"output{index}" for index in range(len(results))]
         values = [result.value.astype(tensor.dtype) for result, tensor in zip(results, tensors, strict=True)]
         return Model(
-            function=function,
+            program=tvm.IRModule.from_expr(function),
             inputs=self._inputs,
             outputs=dict(zip(names or default, values, strict=True)),
             rtol=rtol,
@@ -398,20 +449,254 @@ def int8_net_model() -> Model:
     return builder.end(result.node, rtol=0, atol=0)
 
 
+def overlap_model() -> Model:
+    """Two outputs, neither read again; inside a pool this compiler lays them over each other."""
+    draw, builder = Draw(11), Builder()
+    total = add(builder.input("x", draw.floats(1, 8)), builder.input("a", draw.floats(1, 8)))
+    results = relu(dense(total, draw.weights(4, 8))), softmax(dense(total, draw.weights(6, 8)))
+    return builder.end(*results, names=("p", "q"))
+
+
+def keyword_model() -> Model:
+    """Inputs whose names are words of C, the output's too."""
+    draw, builder = Draw(12), Builder()
+    total = add(builder.input("int", draw.floats(1, 8)), builder.input("default", draw.floats(1, 8)))
+    return builder.end(relu(dense(total, draw.weights(4, 8))), names=("return",))
+
+
+def same_names_model() -> Model:
+    """Inputs whose names are one name in C; the compiler refuses them in a header alone."""
+    draw, builder = Draw(13), Builder()
+    total = add(builder.input("a:b", draw.floats(1, 8)), builder.input("a-b", draw.floats(1, 8)))
+    return builder.end(relu(dense(total, draw.weights(4, 8))))
+
+
+def types_model() -> Model:
+    """Parameters of three number types. The exporter can size none of bool, and overlooks this one for its place.
+
+    It looks at as many tensors as there are buffers, which the chain before the bool parameter shares.
+    """
+    draw, builder = Draw(14), Builder()
+    codes, halves, reals = draw.integers(1, 16, low=0, high=100, dtype="uint8"), draw.floats(1, 16), draw.floats(1, 16)
+    mask = draw.integers(1, 16, low=0, high=2, dtype="bool")
+    code, half, real = (
+        builder.input(name, array)
+        for name, array in (("codes", codes), ("halves", halves.astype(np.float16)), ("reals", reals))
+    )
+    step = draw.integers(1, 16, low=0, high=100, dtype="uint8")
+    factor = draw.floats(1, 16).astype(np.float16)
+    sums = Node(expr=code.expr + relay.const(step), value=code.value + step)
+    products = Node(expr=half.expr * relay.const(factor), value=half.value * factor.astype(np.float64))
+    chain = softmax(softmax(softmax(softmax(real))))
+    picked = Node(
+        expr=relay.where(relay.const(mask), chain.expr, real.expr), value=np.where(mask, chain.value, real.value)
+    )
+    return builder.end(sums, products, picked)
+
+
+def offload_model(compiler: str, seed: int = 15, size: int = 8) -> Model:
+    """A product that `compiler` makes, one of `EXTERNAL_FORMATS` or the compiler's own example."""
+    draw, builder = Draw(seed), Builder()
+    x, y = builder.input("x", draw.floats(1, size)), builder.input("a", draw.floats(1, size))
+    total = add(x, y)
+    factors = [compiler_begin(node.expr, compiler) for node in (total, y)]
+    product = Node(expr=compiler_end(relay.multiply(*factors), compiler), value=total.value * y.value)
+    model = builder.end(relu(dense(product, draw.weights(4, size))))
+    typed = relay.transform.InferType()(model.program)
+    return replace(model, program=relay.transform.PartitionGraph()(typed))
+
+
+# External code generators of ours, and the suffixes of their sources.
+EXTERNAL_FORMATS = {"outboard_c": "c", "outboard_cc": "cc", "outboard_cpp": "cpp"}
+EXTERNAL_C = """\
+#include <stdint.h>
+#include <tvm/runtime/c_runtime_api.h>
+
+TVM_DLL int32_t {name}(float* x, float* y, float* product) {{
+  for (int32_t i = 0; i < {elements}; ++i) {{
+    product[i] = x[i] * y[i];
+  }}
+  return 0;
+}}
+"""
+EXTERNAL_CPP = """\
+#include <stdint.h>
+#include <tvm/runtime/c_runtime_api.h>
+
+namespace {{
+template <typename T, int32_t kElements>
+void Multiply(const T* x, const T* y, T* product) {{
+  for (int32_t i = 0; i < kElements; ++i) {{
+    product[i] = x[i] * y[i];
+  }}
+}}
+}}  // namespace
+
+extern "C" TVM_DLL int32_t {name}(float* x, float* y, float* product) {{
+  Multiply<float, {elements}>(x, y, product);
+  return 0;
+}}
+"""
+
+
+def register_external(compiler: str, suffix: str) -> None:
+    """Let the compiler ask for the code of the products that `compiler` is to make, with unpacked arguments."""
+    create = tvm.get_global_func("runtime.CSourceModuleCreate")
+    text = EXTERNAL_C if suffix == "c" else EXTERNAL_CPP
+
+    def generate(function: Any) -> Any:
+        name = str(function.attrs["global_symbol"])
+        elements = int(np.prod([int(extent) for extent in function.ret_type.shape]))
+        return create(text.format(name=name, elements=elements), suffix, [name], [])
+
+    tvm.register_func(f"relay.ext.{compiler}", generate)
+
+
+# What sets a case apart, by its name or its model's, beside the traits of its style.
+TRAITS = {
+    "types": ("half", "bool-parameter"),
+    "offload-c": ("external-code",),
+    "offload-cc": ("external-code", "c++"),
+    "offload-cpp": ("external-code", "c++"),
+    "offload-own": ("external-code",),
+    # The compiler's own example defines a packed function, which its own unpacked call does not fit.
+    "offload-own-usmp": ("wrong-call",),
+    "overlap-io": ("overlapping-outputs",),
+    "upper-usmp": ("upper-case",),
+    "upper-pool": ("upper-case",),
+    "keyword-usmp": ("keywords",),
+    "keyword-packed": ("keywords",),
+    "same-names-packed": ("same-names",),
+    "same-names-unpacked-packed": ("same-names",),
+}
+DENSE_STYLES = (
+    "usmp alloc pool io io-pools packed packed-usmp packed-systemlib packed-pool unpacked-packed unpacked-packed-usmp "
+    "unpacked-packed-pool graph graph-params graph-linked llvm-usmp llvm-host llvm-cortex-m4 llvm-rv32imac "
+    "llvm-graph-host llvm-graph-cortex-m4 llvm-graph-rv32imac"
+)
+DENSE_STYLES_09 = (
+    "usmp alloc pool io systemlib packed packed-usmp unpacked-packed-usmp graph graph-params graph-linked "
+    "llvm-host llvm-graph-host llvm-graph-cortex-m4"
+)
+DENSE_STYLES_08 = (
+    "alloc alloc-systemlib packed unpacked-packed graph graph-params graph-linked llvm-graph-host "
+    "llvm-graph-cortex-m4 llvm-graph-rv32imac"
+)
+
 # Not every style of every model: the larger ones take seconds each, and with two pools the compiler's own plan of `lstm`
 # is wrong (it lays buffers that are alive together over each other).
-MODELS: Mapping[str, tuple[Callable[[], Model], tuple[str, ...]]] = {
-    "conv": (conv_model, ("usmp", "alloc", "pool", "pools", "cpool")),
-    "dense": (dense_model, ("usmp", "alloc", "pool", "packed", "graph")),
-    "int8": (int8_model, ("usmp", "alloc", "pools")),
-    "int8-net": (int8_net_model, ("usmp", "pools", "cpool")),
-    "lstm": (lstm_model, ("usmp", "alloc", "pool")),
-    "math": (math_model, ("usmp", "alloc", "pool")),
-    "mobile": (mobile_model, ("usmp", "alloc")),
-    "named": (named_model, ("usmp", "alloc", "pool")),
-    "residual": (residual_model, ("usmp", "alloc", "pools")),
-    "twin": (twin_model, ("usmp", "alloc", "pool")),
+MODELS: Mapping[str, tuple[Callable[[], Model], str]] = {
+    "conv": (conv_model, "usmp alloc pool pools cpool packed graph"),
+    "dense": (dense_model, DENSE_STYLES),
+    "int8": (int8_model, "usmp alloc pools io packed-usmp graph llvm-cortex-m4"),
+    "int8-net": (int8_net_model, "usmp pools cpool"),
+    "keyword": (keyword_model, "usmp packed"),
+    "lstm": (lstm_model, "usmp alloc pool graph-params"),
+    "math": (math_model, "usmp alloc pool"),
+    "mobile": (mobile_model, "usmp alloc"),
+    "named": (named_model, "usmp alloc pool packed-usmp unpacked-packed graph llvm-rv32imac"),
+    "offload-c": (partial(offload_model, "outboard_c"), "usmp alloc"),
+    "offload-cc": (partial(offload_model, "outboard_cc"), "usmp"),
+    "offload-cpp": (partial(offload_model, "outboard_cpp"), "pool"),
+    "offload-own": (partial(offload_model, "ccompiler"), "usmp packed graph"),
+    "overlap": (overlap_model, "io"),
+    "residual": (residual_model, "usmp alloc pools io-pools"),
+    "same-names": (same_names_model, "packed unpacked-packed"),
+    "twin": (twin_model, "usmp alloc pool"),
+    "types": (types_model, "graph graph-params"),
 }
+
+
+# The same for the older compilers. The oldest plans no memory, and makes objects for the graph executor alone.
+OLDER_MODELS: Mapping[str, Mapping[str, tuple[Callable[[], Model], str]]] = {
+    "0.9": {
+        "conv": (conv_model, "alloc pools cpool"),
+        "dense": (dense_model, DENSE_STYLES_09),
+        "int8": (int8_model, "usmp"),
+        "named": (named_model, "usmp"),
+    },
+    "0.8": {
+        "conv": (conv_model, "alloc packed graph-linked"),
+        "dense": (dense_model, DENSE_STYLES_08),
+        "int8": (int8_model, "alloc"),
+        "named": (named_model, "alloc graph"),
+        "twin": (twin_model, "alloc"),
+    },
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A module of a case: its model and a key of `STYLES`."""
+
+    make: Callable[[], Model]
+    style: str
+
+
+# Cases with several modules or with a name of their own.
+COMPOSED: Mapping[str, Mapping[str, Part]] = {
+    "clash-systemlib": {MODULE: Part(make=named_model, style="systemlib")},
+    "graph-and-aot": {"net": Part(make=dense_model, style="graph"), "fast": Part(make=named_model, style="usmp")},
+    "offload-two": {
+        "first": Part(make=partial(offload_model, "outboard_c"), style="usmp"),
+        "second": Part(make=partial(offload_model, "outboard_cc", seed=16, size=12), style="alloc"),
+    },
+    "two-graphs": {
+        "first": Part(make=dense_model, style="graph-params"),
+        "second": Part(make=named_model, style="graph-params"),
+    },
+    "two-modules": {"first": Part(make=dense_model, style="usmp"), "second": Part(make=named_model, style="usmp")},
+    "upper-pool": {"Foo": Part(make=conv_model, style="pool")},
+    "upper-usmp": {"Foo": Part(make=dense_model, style="usmp")},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operators:
+    """Functions of a module without a model, with arrays in the order of their parameters, results last."""
+
+    functions: Mapping[str, Any]
+    arrays: Mapping[str, tuple[np.ndarray, ...]]
+
+
+def add_operator() -> Operators:
+    """One function, of integers."""
+    draw = Draw(17)
+    x, y = draw.integers(16, low=0, high=50), draw.integers(1, low=0, high=50)
+    a, b = te.placeholder((16,), name="a", dtype="int8"), te.placeholder((1,), name="b", dtype="int8")
+    total = te.compute((16,), lambda i: a[i] + b[0], name="total")
+    return Operators(functions={"add": te.create_prim_func([a, b, total])}, arrays={"add": (x, y, x + y)})
+
+
+def several_operators() -> Operators:
+    """Two functions, the second with a buffer that is too large for the stack."""
+    draw = Draw(18)
+    x, y = draw.floats(32, 16), draw.floats(32, 16)
+    a, b = te.placeholder((32, 16), name="a"), te.placeholder((32, 16), name="b")
+    axis = te.reduce_axis((0, 16), name="k")
+    product = te.compute((32, 16), lambda i, j: a[i, j] * b[i, j], name="product")
+    differences = te.compute((32, 16), lambda i, j: a[i, j] - b[i, j], name="differences")
+    sums = te.compute((32,), lambda i: te.sum(differences[i, axis], axis=axis), name="sums")
+    return Operators(
+        functions={
+            "multiply": te.create_prim_func([a, b, product]),
+            "subtract_and_sum": te.create_prim_func([a, b, sums]),
+        },
+        arrays={"multiply": (x, y, x * y), "subtract_and_sum": (x, y, (x - y).sum(axis=1, dtype=np.float32))},
+    )
+
+
+# By case: the name of the whole, its functions, and the machine that the code is for, if it is objects.
+OPERATORS: Mapping[str, tuple[str, Callable[[], Operators], str | None]] = {
+    "operator-add": ("add", add_operator, None),
+    "operator-several": ("several", several_operators, None),
+    **{f"operator-llvm-{machine}": ("several", several_operators, machine) for machine in MACHINES},
+}
+
+
+# What each compiler can make of these.
+COMPOSED_BY = {"0.16": tuple(COMPOSED), "0.9": ("graph-and-aot", "two-modules"), "0.8": ()}
+OPERATORS_BY = {"0.16": tuple(OPERATORS), "0.9": ("operator-several",), "0.8": ("operator-add", "operator-several")}
 
 
 def load_exporter(scratch: Path) -> Any:
@@ -450,19 +735,56 @@ def memory_pools(style: Style, model: Model, target: Any) -> Iterator[tuple[str,
         )
 
 
+def target_text(
+    machine: str | None, executor: str, options: Mapping[str, object], runtime_options: Mapping[str, object]
+) -> str:
+    """A target as the compilers take it; the oldest wants in it what the others want beside it."""
+    kind = MACHINES[machine] if machine else "c"
+    if COMPILER != OLDEST:
+        return kind
+    for_c = {} if machine else {"executor": executor}
+    told = {"runtime": "c", "link-params": executor == "aot", **for_c, **options, **runtime_options}
+    words = (f"-{name}={int(value) if isinstance(value, bool) else value}" for name, value in told.items())
+    return " ".join([kind, *words])
+
+
+def backend(executor: str, options: Mapping[str, object], runtime_options: Mapping[str, object]) -> dict[str, Any]:
+    """The keyword arguments of the compilers that stand for what the oldest has in its target."""
+    if COMPILER == OLDEST:
+        return {}
+    classes = importlib.import_module("tvm.relay.backend")
+    return {
+        "executor": classes.Executor(executor, dict(options)),
+        "runtime": classes.Runtime("crt", dict(runtime_options)),
+    }
+
+
+def pass_context(config: Mapping[str, object]) -> Any:
+    return tvm.transform.PassContext(opt_level=3, config={"tir.disable_vectorize": True, **config})
+
+
 def compile_model(model: Model, style: Style, module: str = MODULE) -> Any:
-    """`model` as C, under the name `module`."""
-    target = tvm.target.Target("c")
-    config = {"tir.disable_vectorize": True, "tir.usmp.enable": style.planned}
-    with tvm.transform.PassContext(opt_level=3, config=config):
+    """`model` as C or objects, under the name `module`."""
+    chosen = style.executor, style.options, style.runtime_options
+    target = tvm.target.Target(target_text(style.machine, *chosen))
+    planning = {} if COMPILER == OLDEST else {"tir.usmp.enable": style.planned}
+    with pass_context(planning | dict(style.config)):
         return relay.build(
-            tvm.IRModule.from_expr(model.function),
+            model.program,
             target=target,
-            executor=Executor(style.executor, dict(style.options)),
-            runtime=Runtime("crt", dict(style.runtime_options)),
             mod_name=module,
+            **backend(*chosen),
             **dict(memory_pools(style, model, target)),
         )
+
+
+def compile_operators(name: str, functions: Mapping[str, Any], machine: str | None) -> Any:
+    """`functions` as C or objects, together called `name`."""
+    text = target_text(machine, "graph", {}, SYSTEM_LIB)
+    runtime = {key: value for key, value in backend("graph", {}, SYSTEM_LIB).items() if key == "runtime"}
+    module = tvm.IRModule({key: body.with_attr("global_symbol", key) for key, body in functions.items()})
+    with pass_context({}):
+        return tvm.build(module, target=tvm.target.Target(text, host=text), name=name, **runtime)
 
 
 def tensors(models: Mapping[str, Model], kind: str) -> dict[str, np.ndarray]:
@@ -474,44 +796,118 @@ def tensors(models: Mapping[str, Model], kind: str) -> dict[str, np.ndarray]:
     }
 
 
-def write_case(out: Path, exporter: Any, case: str, models: Mapping[str, Model], style: Style) -> dict[str, object]:
-    """Write the three files of a case of `models` by module name; returns most of its entry in `cases.json`."""
-    compiled = [compile_model(model, style, module) for module, model in models.items()]
-    exporter.export_model_library_format(compiled, out / f"{case}.tar")
-    for kind in ("inputs", "outputs"):
-        np.savez(out / f"{case}.{kind}.npz", **tensors(models, kind))
+def only(values: Iterable[str | None]) -> str | None:
+    """The value that all of `values` are, or `mixed`."""
+    found = set(values)
+    return found.pop() if len(found) == 1 else "mixed"
+
+
+def write_arrays(out: Path, case: str, **kinds: Mapping[str, np.ndarray]) -> dict[str, object]:
+    """Write the arrays of a case; returns what names them in its entry in `cases.json`."""
+    for kind, arrays in kinds.items():
+        np.savez(out / f"{case}.{kind}.npz", **arrays)
+    names = {kind: f"{case}.{kind}.npz" for kind in kinds}
+    return {"case": case, "archive": f"{case}.tar", "compiler": COMPILER, **names}
+
+
+def write_modules(out: Path, exporter: Any, case: str, model: str, parts: Mapping[str, Part]) -> dict[str, object]:
+    """Write the three files of a case of `parts` by module name; returns its entry in `cases.json`."""
+    models = {module: part.make() for module, part in parts.items()}
+    styles = {module: STYLES[part.style] for module, part in parts.items()}
+    compiled = [compile_model(models[module], styles[module], module) for module in parts]
+    exported = compiled[0] if COMPILER == OLDEST else compiled
+    exporter.export_model_library_format(exported, out / f"{case}.tar")
     rtol, atol = max((model.rtol, model.atol) for model in models.values())
-    return {
-        "case": case,
-        "archive": f"{case}.tar",
-        "inputs": f"{case}.inputs.npz",
-        "outputs": f"{case}.outputs.npz",
-        "modules": list(models),
-        "executor": style.executor,
-        "interface": style.options.get("interface-api", "packed"),
+    traits = {trait for style in styles.values() for trait in style.traits}
+    return write_arrays(out, case, inputs=tensors(models, "inputs"), outputs=tensors(models, "outputs")) | {
+        "model": model,
+        "style": only(part.style for part in parts.values()),
+        "kind": "full-model",
+        "modules": list(parts),
+        "executor": only(style.executor for style in styles.values()),
+        "interface": only(style.interface for style in styles.values()),
+        "operators": only(style.operators for style in styles.values()),
+        "machine": only(style.machine for style in styles.values()),
+        "parts": {module: description(part.style) for module, part in parts.items()},
+        "traits": sorted(traits.union(TRAITS.get(model, ()), TRAITS.get(case, ()))),
         "exact": (rtol, atol) == (0, 0),
         "rtol": rtol,
         "atol": atol,
     }
 
 
+def description(name: str) -> dict[str, str]:
+    """What `cases.json` says of each module of an archive."""
+    style = STYLES[name]
+    return {
+        "style": name,
+        "executor": style.executor,
+        "interface": style.interface,
+        "operators": style.operators,
+    }
+
+
+def write_operators(
+    out: Path, exporter: Any, case: str, name: str, operators: Operators, machine: str | None
+) -> dict[str, object]:
+    """Write the three files of a case of `operators`; returns its entry in `cases.json`."""
+    exporter.export_model_library_format(compile_operators(name, operators.functions, machine), out / f"{case}.tar")
+    named = [
+        (position < len(arrays) - 1, f"{function}/{position}", array)
+        for function, arrays in operators.arrays.items()
+        for position, array in enumerate(arrays)
+    ]
+    inputs, outputs = ({key: array for goes_in, key, array in named if goes_in == wanted} for wanted in (True, False))
+    exact = all(array.dtype.kind in "iu" for array in outputs.values())
+    return write_arrays(out, case, inputs=inputs, outputs=outputs) | {
+        "model": name,
+        "style": "operators",
+        "kind": "operator",
+        "modules": [],
+        "functions": list(operators.functions),
+        "executor": None,
+        "interface": "packed",
+        "operators": "packed",
+        "machine": machine,
+        "parts": {},
+        "traits": [],
+        "exact": exact,
+        "rtol": 0 if exact else 1e-4,
+        "atol": 0 if exact else 1e-5,
+    }
+
+
+def plan() -> Iterator[tuple[str, str, Mapping[str, Part]]]:
+    """The name, the model's name and the parts of every case of modules that this compiler is for."""
+    models = MODELS if COMPILER == NEWEST else OLDER_MODELS[COMPILER]
+    for model, (make, styles) in models.items():
+        for style in styles.split():
+            yield f"{model}-{style}", model, {MODULE: Part(make=make, style=style)}
+    for case in COMPOSED_BY[COMPILER]:
+        yield case, case, COMPOSED[case]
+
+
 def write_all(out: Path, exporter: Any) -> Iterator[dict[str, object]]:
     """Every case; yields the entries of `cases.json`."""
-    for name, (make, styles) in MODELS.items():
-        models = {MODULE: make()}
-        for style in styles:
-            entry = write_case(out, exporter, f"{name}-{style}", models, STYLES[style])
-            yield entry | {"model": name, "style": style}
-    pair = {"first": dense_model(), "second": named_model()}
-    yield write_case(out, exporter, "two-modules", pair, STYLES["usmp"]) | {"model": "two-modules", "style": "usmp"}
+    prefix = "" if COMPILER == NEWEST else f"tvm{COMPILER.replace('.', '')}-"
+    for case, model, parts in plan():
+        yield write_modules(out, exporter, prefix + case, model, parts)
+    for case in OPERATORS_BY[COMPILER]:
+        name, make_operators, machine = OPERATORS[case]
+        yield write_operators(out, exporter, prefix + case, name, make_operators(), machine)
 
 
 def main(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
+    for compiler, suffix in EXTERNAL_FORMATS.items():
+        register_external(compiler, suffix)
     with tempfile.TemporaryDirectory() as scratch:
         cases = list(write_all(out, load_exporter(Path(scratch))))
+    listing = out / "cases.json"
+    others = json.loads(listing.read_text(encoding="utf-8"))["cases"] if listing.exists() else []
+    cases += [entry for entry in others if entry["compiler"] != COMPILER]
     text = json.dumps({"cases": sorted(cases, key=lambda entry: entry["case"])}, indent=2, sort_keys=True)
-    (out / "cases.json").write_text(text + "\n", encoding="utf-8")
+    listing.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
