@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlf.archive import open_archive
-from mlf.link import LinkRequest, plan_link
+from mlf.linker import LinkRequest, plan_link
 from mlf.naming import suggest_model_name
 from mlf.toolchain import RUNTIME, compiler_for
 

@@ -35,6 +35,7 @@ _NAME_BYTES = 255  # what two ustar fields (155 and 100) can hold, and the longe
 _SPOOL_BYTES = 8 * _MIB  # most unpacked archives stay in memory; larger ones go to the disk
 # One step of decompression: zstd makes at most 128 KiB of 4 bytes, so a step cannot make more than 32 MiB.
 _STEP_BYTES = 1024
+_CHUNK_BYTES = 1 << 18  # of a member that is read piece by piece; it stays in a processor's cache
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _GZIP_WBITS = 16 + zlib.MAX_WBITS  # zlib's way to say: a gzip header and the largest window
@@ -92,15 +93,21 @@ class _Place:
     offset: int
     size_bytes: int
 
-    def read(self, start: int) -> bytes:
+    def chunks(self, start: int, stop: int, step: int) -> Iterator[bytes]:
         if not isinstance(self.source, Path):
-            return self._read_from(self.source, start)
-        with self.source.open("rb") as file:
-            return self._read_from(file, start)
+            yield from self._chunks_from(self.source, start, stop, step)
+            return
+        with self.source.open("rb", buffering=0) as file:
+            yield from self._chunks_from(file, start, stop, step)
 
-    def _read_from(self, file: IO[bytes], start: int) -> bytes:
+    def _chunks_from(self, file: IO[bytes], start: int, stop: int, step: int) -> Iterator[bytes]:
         file.seek(self.offset + start)
-        return file.read(self.size_bytes - start)
+        while start < stop:
+            piece = file.read(min(step, stop - start))
+            if not piece:
+                return
+            start += len(piece)
+            yield piece
 
 
 @final
@@ -134,25 +141,34 @@ class Archive:
         if self._unpacked is not None:
             self._unpacked.close()
 
-    def read(self, name: str, *, offset: int = 0) -> bytes:
-        """Read the content of the member `name` from byte `offset` on.
+    def read(self, name: str, *, offset: int = 0, size_bytes: int | None = None) -> bytes:
+        """Read the content of the member `name` from byte `offset` on, all of it or at most `size_bytes`.
 
         Raises ArchiveError if there is none or its file has shrunk since.
         """
+        return b"".join(self._pieces(name, offset, size_bytes, _MIB * 256))
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """Read the content of the member `name` piece by piece; raises what `read` raises."""
+        return self._pieces(name, 0, None, _CHUNK_BYTES)
+
+    def _pieces(self, name: str, offset: int, size_bytes: int | None, step: int) -> Iterator[bytes]:
         place = self._places.get(name)
         if place is None:
             raise ArchiveError(f"has no member {name!r}", where=self.label)
+        stop = place.size_bytes if size_bytes is None else min(place.size_bytes, offset + size_bytes)
+        got = 0
         try:
-            content = place.read(offset)
+            for piece in place.chunks(offset, stop, step):
+                got += len(piece)
+                yield piece
         except OSError as error:
             raise ArchiveError(f"member {name!r} cannot be read: {reason_of(error)}", where=self.label) from error
-        if len(content) != place.size_bytes - offset:
+        if got != max(0, stop - offset):
             raise ArchiveError(
-                f"member {name!r} has shrunk since the archive was opened: {len(content)} bytes are left of "
-                f"{place.size_bytes - offset}",
+                f"member {name!r} has shrunk since the archive was opened: {got} bytes are left of {stop - offset}",
                 where=self.label,
             )
-        return content
 
     def read_text(self, name: str) -> str:
         """Read the member `name` as UTF-8; ArchiveError if it is missing or not UTF-8."""

@@ -5,12 +5,13 @@ Templates lie in `mlf/templates`; every name that reaches them has been checked 
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlf.csource import WORKSPACE_ALIGNMENT_BYTES
+from mlf.csource import C_TYPES, WORKSPACE_ALIGNMENT_BYTES
 from mlf.errors import SourceError
 from mlf.naming import C_IDENTIFIER, KEYWORDS, GeneratedNames, header_name, macro, mangle, mangle_model
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
     import jinja2
 
-    from mlf.module import Module, Pool, Tensor
+    from mlf.metadata import Pool, Tensor
+    from mlf.module import Module
 
 TEMPLATES = Path(__file__).parent / "templates"
 _BYTES_PER_ROW = 16
@@ -168,3 +170,84 @@ def _describe(tensor: Tensor) -> str:
 def _byte_rows(data: bytes) -> list[str]:
     rows = [data[start : start + _BYTES_PER_ROW] for start in range(0, len(data), _BYTES_PER_ROW)]
     return [", ".join(f"0x{byte:02x}" for byte in row) for row in rows]
+
+
+# What C99 has a type for; pointers to all other elements have no type.
+_C_WORDS = {dtype: word for word, dtype in C_TYPES.items() if word != "half"}
+_COLUMNS = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignCall:
+    """How a model's own function is called.
+
+    `arguments` are C names of tensors and pools, and numbers; `buffers` the internal pools, which the caller defines. It
+    returns a status or nothing. `header` declares it; without one the arguments do, among which then are no numbers.
+    """
+
+    function: str
+    arguments: tuple[str | int, ...]
+    gives_status: bool
+    header: str | None
+    buffers: tuple[Pool, ...]
+
+
+def entrypoint_source(interface: ModelInterface, call: ForeignCall, *, main: str, is_packed: bool) -> str:
+    """Write an entrypoint for a model that has none, and `main`, which calls the model's own function.
+
+    The entrypoint has TVM's C interface, or takes TVM's packed arguments. Both have the form of TVM's code, so that a
+    reader of the archive finds the order and the types of the tensors in it.
+    """
+    tensors = (*interface.inputs, *interface.outputs)
+    words = {tensor.c_name: _C_WORDS.get(tensor.dtype or "", "void") for tensor in tensors}
+    words |= {pool.name: "uint8_t" for pool in (*interface.external_pools, *call.buffers)}
+    parameters = [*(tensor.c_name for tensor in tensors), *(pool.name for pool in interface.external_pools)]
+    # A header may declare its tensors as arrays of any rank, to which only a pointer without a type converts.
+    cast = "(void*)" if call.header else ""
+    passed = [item if isinstance(item, int) else f"{cast}{item}" for item in call.arguments]
+    values = {
+        "model": interface, "call": call, "prefix": interface.prefix, "is_packed": is_packed, "wrap": _wrapped,
+        "has_bool": "bool" in words.values(),
+        "prototype": f"{call.function}({', '.join(_prototype(interface, call, words))});",
+        "head": f"int32_t {main}({', '.join(f'{words[name]}* {name}' for name in parameters)}) {{",
+        "statement": f"{call.function}({', '.join(map(str, passed))});",
+        "forward": f"return {main}({', '.join(_forwarded(interface, is_packed=is_packed))});",
+        "arguments": ", ".join(_run_parameters(interface)),
+    }  # fmt: skip
+    return _render("entrypoint.c.j2", values)
+
+
+def _prototype(interface: ModelInterface, call: ForeignCall, words: Mapping[str, str]) -> list[str]:
+    """Declare the parameters of a function that no header declares: what it only reads is constant."""
+    read = {tensor.c_name for tensor in interface.inputs}
+    read |= {pool.name for pool in interface.external_pools if pool.kind == "constant"}
+    names = [name for name in call.arguments if isinstance(name, str)]
+    return [f"{'const ' if name in read else ''}{words[name]}* {name}" for name in names]
+
+
+def _forwarded(interface: ModelInterface, *, is_packed: bool) -> list[str]:
+    """Give what the entrypoint passes to main: inputs, outputs, external pools."""
+    if is_packed:
+        count = len(interface.inputs) + len(interface.outputs)
+        return [f"((DLTensor*)args[{index}].v_handle)->data" for index in range(count)]
+    passed = [f"inputs->{tensor.c_name}" for tensor in interface.inputs]
+    passed += [f"outputs->{tensor.c_name}" for tensor in interface.outputs]
+    return passed + [f"workspace_pools->{pool.name}" for pool in interface.external_pools]
+
+
+def _run_parameters(interface: ModelInterface) -> list[str]:
+    kinds = ["inputs", "outputs"] + (["workspace_pools"] if interface.external_pools else [])
+    return [f"struct {interface.prefix}_{kind}* {kind}" for kind in kinds]
+
+
+def _wrapped(text: str, indent: int) -> str:
+    """Break a line of C that is too long between its words."""
+    return textwrap.fill(
+        text, _COLUMNS, initial_indent=" " * indent, subsequent_indent=" " * (indent + 4), break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def description_text(values: Mapping[str, object]) -> str:
+    """Write a first `description.toml`; `mlf.frontends.scan` gives the values."""
+    return _render("description.toml.j2", values)

@@ -25,12 +25,16 @@ _INTERNAL_POOL = re.compile(
 )
 _ALIGNED = re.compile(r"aligned\(([0-9]{1,19})\)")
 _CONSTANT_ARRAY = re.compile(r"\bstatic\s+const\s+(\w+)\s[^;={}]{0,400}?\[([0-9]{1,19})\]\s*=\s*\{")
+_CONSTANT_STRUCT = re.compile(r"^static\s+(?:const\s+)?struct\s+(\w+)\s*\{", re.MULTILINE)
 _CONSTANT_POOL = re.compile(r"\}\s*;\s*//\s*of total size ([0-9]{1,19}) bytes")
 _ALLOCATE = re.compile(
     r"\b(\w+)\s*=\s*(?:\([^()]*\)\s*)?TVMBackendAllocWorkspace\([^;()]*\(uint64_t\)\s*([0-9]{1,19})\s*,"
 )
 _FREE = re.compile(r"\bTVMBackendFreeWorkspace\([^;,()]*,[^;,()]*,\s*(?:\([^()]*\)\s*)?(\w+)\s*\)")
 _FUNCTION = re.compile(r"^(?:TVM_DLL\s+)?(?:static\s+)?int32_t\s+(\w+)\(([^()]*)\)\s*\{", re.MULTILINE)
+_DEFINITION = re.compile(
+    r"^(?!static\b|typedef\b)(?:extern \"C\" )?[A-Za-z_][\w \t*]{0,200}?\b(\w+)\([^(){};]{0,4000}\)\s*\{", re.MULTILINE
+)
 _CALL = re.compile(r"\b(\w+)\(")
 _PARAMETER = re.compile(r"(?:const\s+)?(?:struct\s+)?(\w+)(?:\s*(\*)\s*|\s+)(?:restrict\s+|__restrict__\s+)?(\w+)")
 
@@ -124,6 +128,16 @@ def internal_pools(text: str) -> tuple[InternalPool, ...]:
     )
 
 
+def constant_pools(text: str) -> tuple[InternalPool, ...]:
+    """Find the pools of constants that a source file holds: structs with a value each, which TVM ends with their size."""
+    names, sizes = _CONSTANT_STRUCT.findall(text), _CONSTANT_POOL.findall(text)
+    alignment = max((int(value) for value in _ALIGNED.findall(text)), default=1)
+    return tuple(
+        InternalPool(name=name, size_bytes=int(size), alignment_bytes=alignment)
+        for name, size in zip(names, sizes, strict=False)
+    )
+
+
 def _alignment(attributes: str) -> int:
     found = _ALIGNED.search(attributes)
     return int(found[1]) if found else 1
@@ -168,6 +182,11 @@ def functions(text: str) -> dict[str, Function]:
         head[1]: Function(name=head[1], parameters=tuple(_parameters(head[2])), body=text[head.end() : end])
         for head, end in zip(heads, ends, strict=True)
     }
+
+
+def global_functions(text: str) -> frozenset[str]:
+    """Name the functions that a source file defines for others, as far as they begin a line, whatever they return."""
+    return frozenset(_DEFINITION.findall(text))
 
 
 def begins_in_constant(text: str) -> bool:
@@ -485,7 +504,7 @@ def _remainder(left: _Bounds, number: int) -> _Bounds:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RelayTensor:
+class TypedTensor:
     """A tensor of the Relay text: name (empty for results), dtype and static shape."""
 
     name: str
@@ -513,7 +532,7 @@ _LAST_TYPE = re.compile(r"/\*\s*ty=(\([^()]*(?:\([^()]*\)[^()]*)*\)|Tensor\[[^][
 _STATIC_EXTENT = re.compile(r"[0-9]{1,19}")
 
 
-def parse_relay(text: str) -> tuple[tuple[RelayTensor, ...], tuple[RelayTensor, ...]]:
+def parse_relay(text: str) -> tuple[tuple[TypedTensor, ...], tuple[TypedTensor, ...]]:
     """Read the parameters of `@main` and, where the text gives its type, its results, in call order."""
     start = text.find("def @main(")
     if start < 0:
@@ -523,18 +542,98 @@ def parse_relay(text: str) -> tuple[tuple[RelayTensor, ...], tuple[RelayTensor, 
     signature = re.sub(_BLOCK_COMMENT, "", whole, flags=re.DOTALL)
     arrow = signature.rfind("->")
     head = signature if arrow < 0 else signature[:arrow]
-    parameters = tuple(_relay_tensor(m[1].strip(), m[2], m[3], m[4]) for m in _RELAY_PARAMETER.finditer(head))
+    parameters = tuple(_typed_tensor(m[1].strip(), m[2], m[3], m[4]) for m in _RELAY_PARAMETER.finditer(head))
     result = _RELAY_RESULT.search(signature[arrow:]) if arrow >= 0 else None
     body_end = text.find("\n}", end)
     last = _LAST_TYPE.search(text[end : body_end + 2]) if result is None and end > 0 else None
     typed = result[1] if result else last[1] if last else ""
-    results = tuple(_relay_tensor("", m[1], m[2], None) for m in re.finditer(_TENSOR_TYPE, typed))
+    results = tuple(_typed_tensor("", m[1], m[2], None) for m in re.finditer(_TENSOR_TYPE, typed))
     return parameters, results
 
 
-def _relay_tensor(name: str, shape: str | None, dtype: str | None, scalar: str | None) -> RelayTensor:
+def _typed_tensor(name: str, shape: str | None, dtype: str | None, scalar: str | None) -> TypedTensor:
     if shape is None or dtype is None:
-        return RelayTensor(name=name, dtype=scalar or "", shape=())
+        return TypedTensor(name=name, dtype=scalar or "", shape=())
     extents = [item.strip() for item in shape.split(",") if item.strip()]
     static = all(_STATIC_EXTENT.fullmatch(item) for item in extents)
-    return RelayTensor(name=name, dtype=dtype, shape=tuple(int(item) for item in extents) if static else None)
+    return TypedTensor(name=name, dtype=dtype, shape=tuple(int(item) for item in extents) if static else None)
+
+
+_OUTPUT_NAMES = re.compile(r"\boutput_tensor_names=\[([^\[\]]{0,10000})\]")
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
+
+
+def relay_output_names(text: str) -> tuple[str, ...]:
+    """Give the names of the outputs in call order, where the model has any of its own."""
+    found = _OUTPUT_NAMES.search(text)
+    return tuple(_unescaped(name) for name in _QUOTED.findall(found[1])) if found else ()
+
+
+_C_METADATA_LIST = r"\bkTvmgenMetadata_{kind}\[[0-9]{{1,9}}\]\s*=\s*\{{"
+_C_METADATA_SHAPE = r"\bkTvmgenMetadata_{kind}_([0-9]{{1,9}})_shape\[[0-9]{{1,9}}\]\s*=\s*\{{([^{{}}]*)\}}"
+_C_METADATA_TENSOR = re.compile(
+    r'"((?:[^"\\\n]|\\.)*)"\s*/\* name\*/,\s*kTvmgenMetadata_\w+?_([0-9]{1,9})_shape,'
+    r"\s*[0-9]{1,9}L?\s*/\* num_shape\*/,\s*\{([0-9]{1,3}), ([0-9]{1,3}), ([0-9]{1,3})\}"
+)
+_DTYPE_WORDS = {0: "int", 1: "uint", 2: "float", 4: "bfloat"}  # codes of DLPack
+
+
+def parse_c_metadata(text: str) -> tuple[tuple[TypedTensor, ...], tuple[TypedTensor, ...]] | None:
+    """Read the inputs and outputs, in call order, that `get_c_metadata` of a source file gives; None if it has none."""
+    if "kTvmgenMetadata_inputs[" not in text:
+        return None
+    return _c_metadata_tensors(text, "inputs"), _c_metadata_tensors(text, "outputs")
+
+
+def _c_metadata_tensors(text: str, kind: str) -> tuple[TypedTensor, ...]:
+    begin = re.search(_C_METADATA_LIST.format(kind=kind), text)
+    if begin is None:
+        return ()
+    end = text.find("};", begin.end())
+    shapes = {
+        number: tuple(map(int, re.findall(r"-?[0-9]{1,19}", extents)))
+        for number, extents in re.findall(_C_METADATA_SHAPE.format(kind=kind), text)
+    }
+    return tuple(
+        TypedTensor(name=_unescaped(m[1]), dtype=_dtype_word(int(m[3]), int(m[4])), shape=shapes.get(m[2], ()))
+        for m in _C_METADATA_TENSOR.finditer(text, begin.end(), end if end >= 0 else len(text))
+    )
+
+
+def _dtype_word(code: int, bits: int) -> str:
+    return "bool" if (code, bits) == (1, 1) else f"{_DTYPE_WORDS.get(code, 'unknown')}{bits}"
+
+
+def _unescaped(text: str) -> str:
+    """Give the text of a C string literal as TVM escapes it: mnemonics and octal numbers, byte by byte."""
+    mnemonics = {"n": 10, "t": 9, "r": 13}
+    raw = bytearray()
+    for m in re.finditer(r"\\([0-7]{1,3})|\\(.)|([^\\]+)", text, re.DOTALL):
+        if m[1]:
+            raw.append(int(m[1], 8) & 0xFF)
+        else:
+            raw += bytes([mnemonics[m[2]]]) if m[2] in mnemonics else (m[2] or m[3]).encode("utf-8", "surrogateescape")
+    return raw.decode("utf-8", "replace")
+
+
+_REGISTRY = re.compile(
+    r"#include <tvm/runtime/crt/module\.h>\n.*?\n(?:TVM_DLL )?const TVMModule\s*\*\s*TVMSystemLibEntryPoint\((?:void)?\)\s*\{[^{}]*\}",
+    re.DOTALL,
+)
+
+
+def has_registry(text: str) -> bool:
+    """Tell whether a source file defines the function registry of a system library."""
+    return _REGISTRY.search(text) is not None
+
+
+def without_registry(text: str) -> str:
+    """Leave the function registry out, line by line, where the file holds an entrypoint too.
+
+    TVM declares every function for the registry with packed arguments, also those with other ones, so that a file with
+    both does not compile. Nothing in a library looks functions up by name.
+    """
+    found = _REGISTRY.search(text)
+    if found is None:
+        return text
+    return text[: found.start()] + "\n" * found[0].count("\n") + text[found.end() :]

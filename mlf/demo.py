@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlf.errors import MlfError, ModelRunError, OutputError, reason_of
-from mlf.link import LinkRequest, link, plan_link
-from mlf.run import build_firmware, load_arrays, run_firmware
+from mlf.arrays import load_arrays
+from mlf.errors import ModelRunError, OutputError, reason_of
+from mlf.linker import LinkRequest, link, plan_link
+from mlf.resources import bundled
+from mlf.runner import build_firmware, run_firmware
 from mlf.toolchain import RUNTIME, Compiler, own_words, run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
-    from mlf.link import Progress
+    from mlf.linker import Progress
 
 MODELS = ("tone", "glyph")
 _TIMEOUT_S = 60.0
@@ -33,18 +35,6 @@ class DemoResult:
     firmware: Path
     document: Mapping[str, Any]
     printed: str
-
-
-def samples_folder() -> Path:
-    """Find the samples: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    found = next(
-        (folder for folder in (package / "samples", package.parent / "samples") if (folder / "tone.tar").is_file()),
-        None,
-    )
-    if found is None:
-        raise MlfError("the samples are missing from this installation", hint="install mlf again")
-    return found
 
 
 def run_demo(folder: Path, *, compiler: Compiler, progress: Progress | None = None) -> DemoResult:
@@ -83,7 +73,7 @@ def run_demo(folder: Path, *, compiler: Compiler, progress: Progress | None = No
 
 
 def _copy_samples(folder: Path) -> Path:
-    source, samples = samples_folder(), folder / "samples"
+    source, samples = bundled("samples"), folder / "samples"
     try:
         samples.mkdir(parents=True, exist_ok=True)
         (folder / "firmware").mkdir(exist_ok=True)

@@ -1,6 +1,6 @@
 """Runs a model of a shared object once, in a process of its own, so that a crash of the model ends nobody else.
 
-Started as a script by `mlf.run` in a folder that holds `input.<n>`, and `pool.<n>` for pools with content; it writes
+Started as a script by `mlf.runner` in a folder that holds `input.<n>`, and `pool.<n>` for pools with content; it writes
 `output.<n>`. It imports nothing of mlf and no numpy: starting takes most of its time.
 
 Arguments: shared object, symbol, then the sizes in bytes of the inputs, the outputs and the pools, each as `1,2,3` or `-`.

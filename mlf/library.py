@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import secrets
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlf import codegen
-from mlf.errors import LinkError, ObjectError, OutputError, reason_of
+from mlf.errors import LinkError, ObjectError, OutputError
 from mlf.externals import is_allowed
+from mlf.files import replace_files
+from mlf.metadata import pool_document
 from mlf.objects.ar import ArMember, read_ar, write_ar
 from mlf.objects.elf import STB_LOCAL, parse_object
 from mlf.objects.merge import MergedObject, merge_objects
-from mlf.report import model_document, pool_document, render_json
-from mlf.toolchain import RUNTIME, uninterrupted
+from mlf.report import model_document, render_json
+from mlf.toolchain import RUNTIME
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from mlf.codegen import ModelInterface
-    from mlf.link import PlannedModel
+    from mlf.linker import PlannedModel
     from mlf.toolchain import Command, Compiler
 
 SCHEMA = "mlf-library-v1"
@@ -217,51 +217,3 @@ def write(library: Library, output: Path) -> None:
     contents[document_path(output)] = render_json(library.document).encode("utf-8", "replace")
     contents[output] = library.data
     replace_files(contents)
-
-
-def replace_files(contents: Mapping[Path, bytes]) -> None:
-    """Write several files, all or none of them as far as a file system allows; raise OutputError if one cannot be.
-
-    Each is written beside its place first; an interrupt comes before the first is moved there or after the last.
-    """
-    staged = {path: path.with_name(f".mlf-{secrets.token_hex(8)}") for path in contents}
-    made: list[Path] = []
-    current = Path()
-    try:
-        for current, temporary in staged.items():
-            _make_folder(current.parent, made)
-            _stage(current, temporary, contents[current])
-        with uninterrupted():
-            for current, temporary in staged.items():
-                temporary.replace(current)
-            made.clear()
-    except OSError as error:
-        reason = reason_of(error)
-        raise OutputError(f"cannot be written: {reason}", where=str(current)) from error
-    finally:
-        with uninterrupted():
-            _remove(staged.values(), made)
-
-
-def _make_folder(folder: Path, made: list[Path]) -> None:
-    """Make a folder and those above it, and note which were made."""
-    for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
-        made.append(missing)
-        missing.mkdir(exist_ok=True)
-
-
-def _stage(path: Path, temporary: Path, content: bytes) -> None:
-    if path.exists() and not path.is_file():
-        raise OutputError("cannot be written: it is a directory or a device", where=str(path))
-    with temporary.open("xb") as file:
-        file.write(content)
-
-
-def _remove(files: Iterable[Path], folders: Sequence[Path]) -> None:
-    """Remove what a failure left; a folder in which something else lies by now stays."""
-    for file in files:
-        with suppress(OSError):
-            file.unlink()
-    for folder in reversed(folders):
-        with suppress(OSError):
-            folder.rmdir()

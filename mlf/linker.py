@@ -7,6 +7,7 @@ defines that model's entrypoints and nothing else, and one for the registry.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,10 +15,13 @@ from typing import TYPE_CHECKING
 
 from mlf import codegen
 from mlf.archive import open_archive
+from mlf.csource import without_registry
 from mlf.errors import CompileError, LinkError, NameClashError, ObjectError, ToolError, UnsupportedError
+from mlf.files import scratch_folder
+from mlf.layout import INCLUDE_DIRECTORY
 from mlf.module import read_modules
 from mlf.naming import check_clashes, check_model_name, mangle, mangle_model, suggest_model_name
-from mlf.toolchain import RUNTIME, is_machine_fault, own_words, run_many, scratch_folder
+from mlf.toolchain import RUNTIME, is_machine_fault, own_words, run_many
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -122,7 +126,8 @@ def _chosen_modules(request: LinkRequest) -> list[tuple[LinkRequest, Module]]:
 
 
 def _library_name(request: LinkRequest, module: Module) -> str:
-    return request.name if request.name is not None else module.name
+    """Take the given name, else the module's in small letters, as TVM's header has it."""
+    return request.name if request.name is not None else module.name.lower()
 
 
 def _refuse_equal_names(chosen: Sequence[tuple[LinkRequest, Module]], output: Path) -> None:
@@ -167,7 +172,9 @@ def _planned(request: LinkRequest, module: Module) -> PlannedModel:
 
 def _refuse_unsupported(module: Module) -> None:
     what = None
-    if "aot" not in module.executors:
+    if module.style == "operator":
+        what = "holds operators and no model"
+    elif "aot" not in module.executors:
         what = f"is for the {' and '.join(module.executors) or 'unknown'} executor"
     elif module.interface != "c" or "run" not in module.entrypoints:
         what = "has the packed interface"
@@ -270,17 +277,28 @@ class _ModelBuilder:
         module = self.model.module
         include = self.folder / "include"
         include.mkdir(parents=True)
-        if module.header:
-            text = archive.read_text(module.header)
-            for name in {PurePosixPath(module.header).name, f"{mangle_model(module.name)}.h"}:
-                (include / name).write_text(text, encoding="utf-8")
-        search = ("-Iinclude", f"-I{RUNTIME / 'include'}")
+        self._write_headers(archive, include)
+        definitions = [f"-D{name}={value}" for name, value in module.code.definitions]
+        extra = ("-Iinclude", f"-I{RUNTIME / 'include'}", *definitions)
         for member in module.sources:
             path = PurePosixPath(member)
-            self._write_source(path.name, archive.read_text(member))
-            yield _Unit(source=path.name, label=path.name, extra=search)
+            text = archive.read_text(member)
+            self._write_source(path.name, without_registry(text) if module.header else text)
+            yield _Unit(source=path.name, label=path.name, extra=extra)
         if module.allocator_bytes != 0:
             yield self._workspace_unit()
+
+    def _write_headers(self, archive: Archive, include: Path) -> None:
+        module = self.model.module
+        for member in module.includes:
+            path = include / member.removeprefix(INCLUDE_DIRECTORY)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(archive.read(member))
+        if module.header and module.name != module.name.lower():
+            # TVM's header is in small letters, but the code asks for one with the module's own and for its names.
+            prefix = mangle_model(module.name)
+            text = re.sub(rf"\b{re.escape(prefix.lower())}_", f"{prefix}_", archive.read_text(module.header))
+            (include / f"{prefix}.h").write_text(text, encoding="utf-8")
 
     def _write_source(self, name: str, text: str) -> None:
         from mlf.constants import lift_constants  # noqa: PLC0415  # numpy

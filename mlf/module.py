@@ -1,65 +1,50 @@
 """One compiled model, whatever the version and the release that wrote its archive.
 
 Facts are taken from the code where the code has them: the order of tensors from the header's structs and the wrapper's
-call, sizes from Relay's types, macros and the loops that write a tensor, pools and workspace from their definitions. What
-metadata says otherwise is kept as a finding.
+call, sizes from Relay's types, the executor's graph, macros and the loops that write a tensor, pools and workspace from
+their definitions. What metadata says otherwise is kept as a finding. Version 8 holds these facts itself; there they are
+compared.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mlf import csource
-from mlf.archive import METADATA_NAME, load_json
-from mlf.errors import ArchiveError, SourceError
-from mlf.metadata import parse_metadata
+from mlf import csource, layout
+from mlf.archive import METADATA_NAME, load_json, open_archive
+from mlf.errors import ArchiveError, ObjectError, SourceError
+from mlf.graph import parse_graph
+from mlf.metadata import Code, ObjectCode, Pool, Tensor, parse_metadata
 from mlf.naming import header_name, macro, mangle, mangle_model, sanitize_tensor_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from pathlib import Path
 
-    from mlf.archive import Archive
-    from mlf.metadata import ModuleMetadata, TensorMetadata
+    from mlf.archive import Archive, Member
+    from mlf.graph import Graph
+    from mlf.metadata import DeclaredFacts, GoldenTest, Metadata, ModuleMetadata, TensorMetadata
 
-SOURCE_DIRECTORY = "codegen/host/src/"
-OBJECT_DIRECTORY = "codegen/host/lib/"
-INCLUDE_DIRECTORY = "codegen/host/include/"
 # Weights as text make a source member large; `inspect` reads the end of such a member, where TVM prints the main function.
 LARGE_SOURCE_BYTES = 1 << 20
 _TAIL_BYTES = 512 << 10
 # Each output costs a pass over the main function; no compiled model has this many.
 _MOST_SEARCHED_OUTPUTS = 64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tensor:
-    """An input or output in its place of the call; None where neither code nor metadata tells."""
-
-    name: str
-    c_name: str
-    dtype: str | None
-    shape: tuple[int, ...] | None
-    size_bytes: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pool:
-    """A named piece of memory: `workspace` or `constant`, inside the code or passed by the caller."""
-
-    name: str
-    kind: str
-    size_bytes: int | None
-    alignment_bytes: int
-    is_internal: bool
-    data: bytes = b""
+_ALLOCATOR = "TVMBackendAllocWorkspace"
+# What LLVM code with packed arguments says where it checks their number; unpacked code has nothing to check.
+_PACKED_CHECK = b"num_args should be"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """A fact on which metadata, or a macro of the header, and the code disagree."""
+    """A fact on which two of an archive's parts disagree.
 
+    `kind` says which fact; `said` is what `source` says, `code` what the code does.
+    """
+
+    kind: str
     place: str
     said: str
     code: str
@@ -71,18 +56,21 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Module:
-    """A compiled model of an archive.
+    """A compiled model of an archive, or the functions of an operator-style one.
 
     `allocator_bytes` is what it asks of TVMBackendAllocWorkspace at most, with each block rounded up to 16 bytes: 0 if it
-    never asks, None if the code does not tell. `sources` and `objects` are member names.
+    never asks, None if the code does not tell. `operators` is None where only objects could tell and do not. `sources`,
+    `objects`, `includes`, `header` and `parameters` are member names; `defined` are the functions that the code defines.
     """
 
     name: str
     version: int
     archive: str
+    style: str
     executors: tuple[str, ...]
     interface: str
-    operators: str
+    operators: str | None
+    code: Code
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     pools: tuple[Pool, ...]
@@ -91,53 +79,126 @@ class Module:
     allocator_bytes: int | None
     constants_bytes: int | None
     metadata: ModuleMetadata
+    graph: Graph | None
     sources: tuple[str, ...]
     objects: tuple[str, ...]
+    includes: tuple[str, ...]
     header: str | None
+    parameters: str | None
+    tests: tuple[GoldenTest, ...]
+    defined: frozenset[str]
     maps_io: bool
+    has_registry: bool
+    is_partial: bool
     findings: tuple[Finding, ...]
 
     @property
     def workspace_bytes(self) -> int | None:
-        """The memory that the model needs while it runs: its workspace pools and what it allocates."""
+        """The memory that the model needs while it runs: its workspace pools, its executor's storage, what it allocates."""
         sizes = [pool.size_bytes for pool in self.pools if pool.kind == "workspace"] + [self.allocator_bytes]
+        if self.graph:
+            sizes.append(self.graph.storage_bytes)
         known = [size for size in sizes if size is not None]
         return sum(known) if len(known) == len(sizes) else self.metadata.workspace_bytes
 
     @property
     def memory_styles(self) -> tuple[str, ...]:
-        """How workspace reaches the model: `internal`, `external`, `allocator`, any of them together, or none."""
+        """How workspace reaches the model: `internal`, `external`, `allocator`, `executor`, any of them together, or none."""
         workspace = [pool for pool in self.pools if pool.kind == "workspace"]
         styles = [
             ("internal", any(pool.is_internal for pool in workspace)),
             ("external", any(not pool.is_internal for pool in workspace)),
             ("allocator", self.allocator_bytes != 0),
+            ("executor", self.graph is not None),
         ]
         return tuple(style for style, used in styles if used)
 
 
-def read_modules(archive: Archive, *, is_thorough: bool = False) -> tuple[Module, ...]:
-    """Read the modules of an archive, sorted by name.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What an archive holds; `identity` is None before version 8."""
 
-    Members over a MiB are read in part unless `is_thorough`; nothing is executed or compiled. Raises ArchiveError,
-    MetadataError or SourceError.
-    """
+    label: str
+    form: str
+    version: int
+    identity: str | None
+    members: tuple[Member, ...]
+    modules: tuple[Module, ...]
+
+
+def read_contents(path: Path) -> Contents:
+    """Read what the archive at `path` holds, large members in part; raises what `open_archive` and `read_modules` raise."""
+    with open_archive(path) as archive:
+        metadata = read_metadata(archive)
+        return Contents(
+            label=archive.label, form=archive.form, version=metadata.version, identity=metadata.identity,
+            members=archive.members, modules=read_modules(archive, metadata=metadata),
+        )  # fmt: skip
+
+
+def read_metadata(archive: Archive) -> Metadata:
+    """Read the metadata of an archive; raises ArchiveError, MetadataError or UnsupportedError."""
     if METADATA_NAME not in archive:
         raise ArchiveError("has no metadata.json, so it is no Model Library Format archive", where=archive.label)
     document = load_json(archive.read_text(METADATA_NAME), where=archive.label)
-    metadata = parse_metadata(document, where=archive.label)
-    return tuple(
-        _Reader(archive, metadata.version, module, is_thorough=is_thorough).read() for module in metadata.modules
-    )
+    return parse_metadata(document, where=archive.label)
+
+
+def member_places(archive: Archive, metadata: Metadata) -> tuple[layout.Place, ...]:
+    """Tell the role and module of every member but metadata.json: what version 8 says, what older names tell."""
+    if metadata.members is not None:
+        return tuple(layout.Place(name=item.path, role=item.role, module=item.module) for item in metadata.members)
+    names = [member.name for member in archive.members if member.name != METADATA_NAME]
+    return layout.places(names, [module.name for module in metadata.modules])
+
+
+def read_modules(
+    archive: Archive,
+    *,
+    is_thorough: bool = False,
+    metadata: Metadata | None = None,
+    names: Collection[str] | None = None,
+) -> tuple[Module, ...]:
+    """Read the modules of an archive, sorted by name.
+
+    Members over a MiB are read in part unless `is_thorough`; nothing is executed or compiled. `metadata` saves reading it
+    twice; `names` chooses modules. Raises ArchiveError, MetadataError, SourceError, ObjectError, TensorError or
+    UnsupportedError.
+    """
+    metadata = metadata or read_metadata(archive)
+    members = member_places(archive, metadata)
+    missing = [item.name for item in members if item.name not in archive and _is_wanted(item.module, names)]
+    if missing:
+        raise ArchiveError(f"has no member {missing[0]!r}, which metadata.json lists", where=archive.label)
+    modules = []
+    for module in metadata.modules:
+        if not _is_wanted(module.name, names):
+            continue
+        own = [item for item in members if item.module == module.name]
+        modules.append(_Reader(archive, metadata.version, module, own, is_thorough=is_thorough).read())
+    return tuple(modules)
+
+
+def _is_wanted(module: str | None, names: Collection[str] | None) -> bool:
+    return names is None or module in names
 
 
 class _Reader:
     """Gathers the evidence on one module and weighs it."""
 
-    def __init__(self, archive: Archive, version: int, metadata: ModuleMetadata, *, is_thorough: bool) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        version: int,
+        metadata: ModuleMetadata,
+        members: Sequence[layout.Place],
+        *,
+        is_thorough: bool,
+    ) -> None:
         self.archive = archive
         self.version = version
         self.metadata = metadata
+        self.members = members
         self.is_thorough = is_thorough
         self.is_partial = False
         self.lacks_functions = False
@@ -146,51 +207,70 @@ class _Reader:
         self.run = mangle(metadata.name, "run")
 
     def read(self) -> Module:
-        self.sources = self._members(SOURCE_DIRECTORY, r"(?:c|cc|cpp)")
-        objects = self._members(OBJECT_DIRECTORY, r"o")
-        self.texts = [self._source(name) for name in self.sources]
-        self.functions: dict[str, csource.Function] = {}
-        for text in self.texts:
-            self.functions.update(csource.functions(text))
-        self.header = self._header()
-        self.wrapper = next(filter(None, (csource.parse_wrapper(text, self.run) for text in self.texts)), None)
-        self.relay = self._relay()
-        self.said = {kind: self._said(kind) for kind in ("inputs", "outputs")}
-        self.said_sizes = {kind: {item.size_bytes for _, item in said.values()} for kind, said in self.said.items()}
+        self._gather()
         main = self._main()
         self.parameters = self._parameters(main)
-        return Module(
+        module = Module(
             name=self.metadata.name,
             version=self.version,
             archive=self.archive.label,
+            style=self.metadata.style,
             executors=self.metadata.executors,
             interface="c" if self.header else "packed",
-            operators="packed" if self._has_packed_operators(main) else "unpacked",
+            operators=self._operator_style(main),
+            code=Code(language=self._language(), object=self.object_code),
             inputs=self._inputs(),
             outputs=self._outputs(main),
             pools=self._pools(),
             devices=self.header.devices if self.header else (),
             entrypoints=self._entrypoints(main),
-            allocator_bytes=self._allocator_bytes(main, objects),
-            constants_bytes=None if self.is_partial else sum(csource.constant_bytes(text) for text in self.texts),
+            allocator_bytes=self._allocator_bytes(main),
+            constants_bytes=self._constants_bytes(),
             metadata=self.metadata,
+            graph=self.graph,
             sources=self.sources,
-            objects=objects,
+            objects=self.objects,
+            includes=self._named("include"),
             header=self._header_member() if self.header else None,
+            parameters=next(iter(self._named("parameters")), None),
+            tests=(),
+            defined=self.symbols.union(*map(csource.global_functions, self.texts)),
             maps_io=self.header.maps_io if self.header else False,
-            findings=tuple(self.findings),
+            has_registry=any(csource.has_registry(text) for text in self.texts),
+            is_partial=self.is_partial,
+            findings=(),
         )
+        return replace(self._declared(module), findings=tuple(self.findings))
 
-    def _members(self, directory: str, extension: str) -> tuple[str, ...]:
-        """Find the members `<module>_lib<N>.<extension>` of this module, in the order of N."""
-        pattern = re.compile(rf"{re.escape(directory)}{re.escape(self.metadata.name)}_lib(\d+)\.{extension}")
-        found = [
-            (int(m[1]), m[0]) for m in map(pattern.fullmatch, (member.name for member in self.archive.members)) if m
-        ]
-        return tuple(name for _, name in sorted(found))
+    def _gather(self) -> None:
+        self.sources = tuple(sorted(self._named("source"), key=layout.source_order))
+        self.objects = tuple(sorted(self._named("object"), key=layout.source_order))
+        self.texts = [self._source(name) for name in self.sources]
+        self.functions: dict[str, csource.Function] = {}
+        for text in self.texts:
+            self.functions.update(csource.functions(text))
+        self.symbols: frozenset[str] = frozenset()
+        self.needs: frozenset[str] = frozenset()
+        self.object_code: ObjectCode | None = None
+        self.checks_arguments = False
+        self._read_objects()
+        self.header = self._header()
+        self.wrapper = next(filter(None, (csource.parse_wrapper(text, self.run) for text in self.texts)), None)
+        self.relay_text = next((self.archive.read_text(name) for name in self._named("ir")), "")
+        self.graph = self._graph()
+        self.is_linked = any("__tvm_param__" in text for text in self.texts)
+        self.typed = self._typed()
+        self.said = {kind: self._said(kind) for kind in ("inputs", "outputs")}
+        self.said_sizes = {kind: {item.size_bytes for _, item in said.values()} for kind, said in self.said.items()}
+
+    def _named(self, role: str) -> tuple[str, ...]:
+        return tuple(item.name for item in self.members if item.role == role)
+
+    def _size(self, name: str) -> int:
+        return next(member.size_bytes for member in self.archive.members if member.name == name)
 
     def _source(self, name: str) -> str:
-        size = next(member.size_bytes for member in self.archive.members if member.name == name)
+        size = self._size(name)
         if self.is_thorough or size <= LARGE_SOURCE_BYTES:
             return self.archive.read_text(name)
         self.is_partial = True
@@ -199,12 +279,40 @@ class _Reader:
         self.lacks_functions |= not csource.begins_in_constant(tail)
         return tail
 
+    def _read_objects(self) -> None:
+        """Read the symbols and the machine of the objects; large ones are left unless the reader is thorough."""
+        names = [name for name in self.objects if name.endswith(".o")]
+        small = [name for name in names if self.is_thorough or self._size(name) <= LARGE_SOURCE_BYTES]
+        self.is_partial |= len(small) < len(self.objects)
+        if not small:
+            return
+        from mlf.objects.abi import object_abi  # noqa: PLC0415  # numpy
+        from mlf.objects.elf import parse_object  # noqa: PLC0415
+
+        for name in small:
+            data = self.archive.read(name)
+            try:
+                item = parse_object(data, name)
+            except ObjectError as error:
+                raise ObjectError(
+                    f"{error.where}: {error.message}", where=self.archive.label, hint=error.hint
+                ) from error
+            machine, (abi, float_abi) = item.machine, object_abi(item)
+            self.object_code = ObjectCode(
+                machine=machine.name, bits=64 if machine.is_64 else 32, byte_order="big" if machine.is_big_endian else "little",
+                abi=abi, float_abi=float_abi,
+            )  # fmt: skip
+            self.checks_arguments |= _PACKED_CHECK in data
+            self.symbols |= frozenset(item.symbols.defined_names())
+            self.needs |= frozenset(item.symbols.undefined_names())
+
     def _header_member(self) -> str:
-        return INCLUDE_DIRECTORY + header_name(self.metadata.name)
+        wanted = header_name(self.metadata.name)
+        return next((name for name in self._named("include") if name.rpartition("/")[2] == wanted), "")
 
     def _header(self) -> csource.HeaderFacts | None:
         name = self._header_member()
-        if name not in self.archive:
+        if not name:
             return None
         header = csource.parse_header(self.archive.read_text(name), self.prefix.lower())
         if header is None:
@@ -213,43 +321,106 @@ class _Reader:
 
     def _main(self) -> csource.Function | None:
         names = [self.wrapper.main] if self.wrapper else []
-        names += [f"{self.prefix}___tvm_main__", f"{self.prefix}_run_model"]
+        names += [f"{self.prefix}___tvm_main__", f"{self.prefix}_run_model", "tvm__run_func"]
         return next((self.functions[name] for name in names if name in self.functions), None)
 
     def _entrypoints(self, main: csource.Function | None) -> dict[str, str]:
-        found = {"run": self.run} if self.header or self.run in self.functions else {}
-        return found | ({"main": main.name} if main else {})
+        """Find the functions of the code that a caller may want, by what they are for."""
+        if self.graph or self.metadata.style == "operator":
+            known = {}
+        elif self.header:
+            known = {"run": self.run, "main": main.name if main else f"{self.prefix}___tvm_main__"}
+        else:
+            packed = [self.run] if self.run in self._defined() else []
+            packed += [main.name] if main and main.is_packed else []
+            packed += [f"{self.prefix}___tvm_main__"] if self.checks_arguments else []
+            known = {"tvm_module_main": packed[0]} if packed else {}
+            known |= {"main": main.name} if main else {}
+        known |= {
+            "get_c_metadata": f"{self.prefix}_get_c_metadata", "map_inputs": f"{self.prefix}_map_inputs",
+            "map_outputs": f"{self.prefix}_map_outputs", "lookup_linked_param": "_lookup_linked_param",
+        }  # fmt: skip
+        found = {role: name for role, name in known.items() if name in self._defined() or role == "run"}
+        return found | self._descriptor()
 
-    def _has_packed_operators(self, main: csource.Function | None) -> bool:
-        return any(function.is_packed for function in ([main] if main else self.functions.values()))
+    def _descriptor(self) -> dict[str, str]:
+        """Find the `tvm_model_t` that TVM wrote from May to August 2021, the one way into such a model."""
+        pattern = re.compile(r"\bconst tvm_model_t (\w+)\s*=")
+        found = next(filter(None, (pattern.search(text) for text in self.texts)), None)
+        return {"descriptor": found[1]} if found else {}
 
-    def _relay(self) -> tuple[tuple[csource.RelayTensor, ...], tuple[csource.RelayTensor, ...]]:
-        for name in (f"src/{self.metadata.name}.relay", "src/relay.txt"):
-            if name in self.archive:
-                return csource.parse_relay(self.archive.read_text(name))
-        return (), ()
+    def _defined(self) -> frozenset[str]:
+        return frozenset(self.functions) | self.symbols
+
+    def _operator_style(self, main: csource.Function | None) -> str | None:
+        """Tell how operators are called; None where there are objects alone, and they do not tell."""
+        known = [main] if main else list(self.functions.values())
+        if known:
+            return "packed" if any(function.is_packed for function in known) else "unpacked"
+        if self.header:  # TVM never put packed operators behind it
+            return "unpacked"
+        return "packed" if self.checks_arguments else None
+
+    def _language(self) -> str:
+        if not self.sources and self.objects:
+            return "object"
+        return "c++" if any(not name.endswith(".c") for name in self.sources) else "c"
+
+    def _graph(self) -> Graph | None:
+        name = next(iter(self._named("graph")), None)
+        if name is None:
+            return None
+        document = load_json(self.archive.read_text(name), where=self.archive.label)
+        return parse_graph(document, where=self.archive.label, name=name)
+
+    def _typed(self) -> tuple[tuple[csource.TypedTensor, ...], tuple[csource.TypedTensor, ...]]:
+        """Find typed inputs and outputs in call order: the graph's, those of `get_c_metadata`, Relay's."""
+        relay = csource.parse_relay(self.relay_text)
+        if self.graph:
+            weights = self._parameter_names()
+            inputs = tuple(
+                csource.TypedTensor(name=item.name, dtype=item.dtype, shape=item.shape)
+                for item in self.graph.arguments
+                if item.name not in weights
+            )
+            outputs = (csource.TypedTensor(name="", dtype=item.dtype, shape=item.shape) for item in self.graph.outputs)
+            return inputs, tuple(outputs)
+        described = None if self.header else next(filter(None, map(csource.parse_c_metadata, self.texts)), None)
+        if described:
+            return described[0], tuple(replace(item, name="") for item in described[1])
+        return relay
+
+    def _parameter_names(self) -> frozenset[str]:
+        """Name the weights of a graph: in the file for them, or linked into the code."""
+        linked = {name for text in self.texts for name in re.findall(r"\b__tvm_param__(\w+)\[", text)}
+        for member in self._named("parameters"):
+            from mlf.params import read_names  # noqa: PLC0415  # numpy
+
+            linked |= set(read_names(self.archive.read(member, size_bytes=LARGE_SOURCE_BYTES), where=f"{self.archive.label}: {member}"))  # fmt: skip
+        return frozenset(linked)
 
     def _said(self, kind: str) -> dict[str, tuple[str, TensorMetadata]]:
         """Find what metadata says of the tensors of a kind by their C names, with the names that they have."""
         tensors: Mapping[str, TensorMetadata] = getattr(self.metadata, kind) or {}
         fields: tuple[str, ...] = getattr(self.header, kind) if self.header else ()
-        generic = ["output"] if len(fields) == 1 else [f"output{index}" for index in range(len(fields))]
-        if kind == "outputs" and sorted(tensors) == sorted(generic):  # TVM 0.11 called all outputs so
-            return {field: (field, tensors[name]) for field, name in zip(fields, generic, strict=True)}
+        if kind == "outputs" and sorted(tensors) == sorted(_generic(len(fields))):  # TVM 0.11 called all outputs so
+            names = _generic(len(fields))
+            return {field: (field, tensors[name]) for field, name in zip(fields, names, strict=True)}
         return {sanitize_tensor_name(name): (name, tensor) for name, tensor in tensors.items()}
 
     def _parameters(self, main: csource.Function | None) -> dict[tuple[str, str], csource.Parameter]:
         """Find the parameter of main for each field of the C interface's structs, which the wrapper may reorder."""
-        if self.header is None or main is None or main.is_packed or self.header.maps_io:
+        if main is None or main.is_packed or (self.header and self.header.maps_io):
             return {}
         order = self.wrapper or self.header
-        fields = [("inputs", name) for name in order.inputs] + [("outputs", name) for name in order.outputs]
+        names = {kind: getattr(order, kind) if order else self._typed_names(kind) for kind in ("inputs", "outputs")}
+        fields = [(kind, name) for kind in ("inputs", "outputs") for name in names[kind]]
         return dict(zip(fields, main.parameters, strict=False))
 
     def _inputs(self) -> tuple[Tensor, ...]:
-        by_name = {tensor.name: tensor for tensor in self.relay[0]}
-        by_c_name: dict[str, csource.RelayTensor | None] = {}
-        for tensor in self.relay[0]:  # weights are parameters too, and one may share an input's C name
+        by_name = {tensor.name: tensor for tensor in self.typed[0]}
+        by_c_name: dict[str, csource.TypedTensor | None] = {}
+        for tensor in self.typed[0]:  # weights are parameters too, and one may share an input's C name
             c_name = sanitize_tensor_name(tensor.name)
             by_c_name[c_name] = None if c_name in by_c_name else tensor
         tensors = []
@@ -262,7 +433,7 @@ class _Reader:
         return tuple(tensors)
 
     def _outputs(self, main: csource.Function | None) -> tuple[Tensor, ...]:
-        results = self.relay[1]
+        results = self.typed[1]
         order = self._order("outputs")
         tensors = []
         for index, c_name in enumerate(order):
@@ -287,16 +458,29 @@ class _Reader:
                 )
             self._compare_names(kind, fields)
             return fields
-        relay = tuple(sanitize_tensor_name(tensor.name) for tensor in self.relay[0]) if kind == "inputs" else ()
-        ordered = tuple(name for name in dict.fromkeys(relay) if name in declared)
-        return ordered if len(ordered) == len(declared) else tuple(declared)
+        known = self._typed_names(kind)
+        ordered = tuple(name for name in dict.fromkeys(known) if name in declared or not declared)
+        return ordered if len(ordered) == len(declared) or not declared else tuple(declared)
+
+    def _typed_names(self, kind: str) -> tuple[str, ...]:
+        """Give C names in call order where no header tells them."""
+        if self.metadata.style == "operator":
+            return ()
+        if kind == "inputs":
+            return tuple(sanitize_tensor_name(tensor.name) for tensor in self.typed[0])
+        own = tuple(map(sanitize_tensor_name, csource.relay_output_names(self.relay_text)))
+        count = len(self.said["outputs"]) or len(self.typed[1])
+        generic = [own, _generic(count), ("output0",)]
+        return next((names for names in generic if names and set(names) >= set(self.said["outputs"])), ())
 
     def _compare_names(self, kind: str, fields: Sequence[str]) -> None:
         names = sorted(getattr(self.metadata, kind) or {})
         if names and sorted(fields) != sorted(map(sanitize_tensor_name, names)):
-            self.findings.append(Finding(place=kind, said=", ".join(names), code=", ".join(fields)))
+            self.findings.append(
+                Finding(kind="tensor-names", place=kind, said=", ".join(names), code=", ".join(fields))
+            )
 
-    def _tensor(self, kind: str, c_name: str, known: csource.RelayTensor | None, code: csource.Extent | None) -> Tensor:
+    def _tensor(self, kind: str, c_name: str, known: csource.TypedTensor | None, code: csource.Extent | None) -> Tensor:
         """Weigh what Relay's types, the code, the header's macros and metadata say, in this order of trust."""
         name, declared = self.said[kind].get(c_name, (known.name if known and known.name else c_name, None))
         dtypes = [known.dtype if known else None, code.dtype if code else None, declared.dtype if declared else None]
@@ -323,29 +507,28 @@ class _Reader:
 
     def _compare(self, place: str, declared: TensorMetadata, dtype: str | None, size: int | None) -> None:
         if dtype != declared.dtype:
-            self.findings.append(Finding(place=place, said=declared.dtype, code=dtype or "nothing"))
+            self.findings.append(
+                Finding(kind="tensor-dtype", place=place, said=declared.dtype, code=dtype or "nothing")
+            )
         if size != declared.size_bytes:
-            self.findings.append(Finding(place=place, said=_bytes(declared.size_bytes), code=_bytes(size)))
+            self._finding("tensor-size", place, declared.size_bytes, size)
 
     def _compare_macro(self, place: str, c_name: str, declared: TensorMetadata | None, evidence: int | None) -> None:
         said = self._macro(c_name)
         if said is not None and evidence is not None and said != evidence:
-            self.findings.append(Finding(place=place, said=_bytes(said), code=_bytes(evidence), source="the header"))
+            self._finding("macro-size", place, said, evidence, source="the header")
         if said is not None and evidence is None and declared and said != declared.size_bytes:
-            self.findings.append(Finding(place=place, said=_bytes(declared.size_bytes), code=_bytes(said)))
+            self._finding("macro-size", place, declared.size_bytes, said)
 
     def _pools(self) -> tuple[Pool, ...]:
         internal = [
             Pool(
-                name=pool.name,
-                kind="workspace",
-                size_bytes=pool.size_bytes,
-                alignment_bytes=pool.alignment_bytes,
-                is_internal=True,
+                name=pool.name, kind=kind, size_bytes=pool.size_bytes, alignment_bytes=pool.alignment_bytes, is_internal=True
             )
+            for kind, find in (("workspace", csource.internal_pools), ("constant", csource.constant_pools))
             for text in self.texts
-            for pool in csource.internal_pools(text)
-        ]
+            for pool in find(text)
+        ]  # fmt: skip
         external = [self._external_pool(name) for name in self.header.pools] if self.header else []
         return (*internal, *external)
 
@@ -370,24 +553,114 @@ class _Reader:
             data=content,
         )
 
-    def _allocator_bytes(self, main: csource.Function | None, objects: tuple[str, ...]) -> int | None:
-        if objects:
+    def _allocator_bytes(self, main: csource.Function | None) -> int | None:
+        if self.objects and (self.is_partial or _ALLOCATOR in self.needs):
             return None
         if self.lacks_functions:
             return 0 if self._is_planned() else None
-        if not any("TVMBackendAllocWorkspace(" in function.body for function in self.functions.values()):
+        if not any(_ALLOCATED.search(text) for text in self.texts):
             return 0
-        need = csource.allocator_need(self.functions, main.name) if main else None
-        least = csource.allocator_need(self.functions, main.name, alignment=1) if main else None
+        starts = [main.name] if main else list(self.graph.operators) if self.graph else []
+        needs = [csource.allocator_need(self.functions, name) for name in starts]
+        leasts = [csource.allocator_need(self.functions, name, alignment=1) for name in starts]
+        least = max((item for item in leasts if item is not None), default=None)
         said = self.metadata.workspace_bytes
         if least is not None and said is not None and said < least:
-            self.findings.append(Finding(place="workspace", said=_bytes(said), code=_bytes(least)))
-        return need
+            self._finding("workspace-size", "workspace", said, least)
+        known = [item for item in needs if item is not None]
+        return max(known) if known and len(known) == len(needs) else None
+
+    def _finding(self, kind: str, place: str, said: int | None, code: int | None, source: str = METADATA_NAME) -> None:
+        self.findings.append(Finding(kind=kind, place=place, said=_bytes(said), code=_bytes(code), source=source))
 
     def _is_planned(self) -> bool:
         """Tell whether memory is in pools, and nothing that was read allocates; TVM plans all memory or none."""
         pools = any(pool.kind == "workspace" for pool in self._pools())
-        return pools and not any("TVMBackendAllocWorkspace(" in text for text in self.texts)
+        return pools and not any(f"{_ALLOCATOR}(" in text for text in self.texts)
+
+    def _constants_bytes(self) -> int | None:
+        if self.is_partial or (self.objects and not self.graph):
+            return None
+        if self.graph and not self.is_linked:
+            inputs = {tensor.name for tensor in self.typed[0]}
+            sizes = [item.size_bytes for item in self.graph.arguments if item.name not in inputs]
+            weights = None if None in sizes else sum(size or 0 for size in sizes)
+        else:
+            weights = 0
+        return None if weights is None else weights + sum(csource.constant_bytes(text) for text in self.texts)
+
+    def _declared(self, module: Module) -> Module:
+        """Put the facts of version 8 in the place of those that were found, and note where they differ."""
+        facts = self.metadata.declared
+        if facts is None:
+            return module
+        # A header keeps what it said, as every member does; readers of version 8 need not believe it.
+        self.findings = [item for item in self.findings if item.kind == "macro-size"] + list(
+            _differences(facts, module)
+        )
+        data = {pool.name: pool.data for pool in module.pools}
+        return replace(
+            module,
+            interface=facts.interface,
+            operators=facts.operators,
+            code=facts.code,
+            inputs=facts.inputs,
+            outputs=facts.outputs,
+            pools=tuple(replace(pool, data=data.get(pool.name, b"")) for pool in facts.pools),
+            entrypoints=facts.entrypoints,
+            tests=facts.tests,
+        )
+
+
+_ALLOCATED = re.compile(rf"(?<!\bvoid\* ){_ALLOCATOR}\(")  # a call, not a declaration
+
+
+def _generic(count: int) -> tuple[str, ...]:
+    """Name outputs as TVM does where the model has no names for them."""
+    return ("output",) if count == 1 else tuple(f"output{index}" for index in range(count))
+
+
+def _differences(facts: DeclaredFacts, module: Module) -> Iterable[Finding]:
+    """List where what version 8 says of a module is not what its code says; what the code does not say is no difference."""
+    pairs: list[tuple[str, str, object, object]] = [
+        ("interface", "api.interface", facts.interface, module.interface),
+        ("operators", "api.operators", facts.operators, module.operators),
+        ("object-code", "code.object", facts.code.object, module.code.object),
+    ]
+    for kind in ("inputs", "outputs"):
+        said: tuple[Tensor, ...] = getattr(facts, kind)
+        found: tuple[Tensor, ...] = getattr(module, kind)
+        pairs.append(("tensor-names", kind, _names(said), _names(found)))
+        if _names(said) == _names(found):
+            for ours, theirs in zip(said, found, strict=True):
+                place = f"{kind}.{ours.name}"
+                pairs += [
+                    ("tensor-dtype", place, ours.dtype, theirs.dtype),
+                    ("tensor-size", place, ours.size_bytes, theirs.size_bytes),
+                    ("tensor-shape", place, ours.shape, theirs.shape),
+                ]
+    pools = {pool.name: pool for pool in module.pools}
+    for pool in facts.pools:
+        found_pool = pools.get(pool.name)
+        if found_pool is None and not module.is_partial:
+            pairs.append(("pool-missing", f"pools.{pool.name}", "a pool", "none"))
+        if found_pool:
+            pairs.append(("pool-size", f"pools.{pool.name}", pool.size_bytes, found_pool.size_bytes))
+    for kind, place, stated, read in pairs:
+        if stated != read and read is not None and read != "":
+            yield Finding(kind=kind, place=place, said=_shown(stated), code=_shown(read))
+
+
+def _names(tensors: tuple[Tensor, ...]) -> str:
+    return ", ".join(tensor.c_name for tensor in tensors)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return "x".join(map(str, value)) or "scalar"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return _bytes(value)
+    return str(value)
 
 
 def _bytes(size: int | None) -> str:

@@ -90,7 +90,14 @@ class GeneratedNames:
 
 
 def check_clashes(models: Sequence[GeneratedNames]) -> None:
-    """Raise NameClashError, naming both owners, if two names of a model or of two models are one.
+    """Raise NameClashError, naming both owners, if two names of a model or of two models are one."""
+    clashes = find_clashes(models)
+    if clashes:
+        raise NameClashError("; ".join(clashes), hint="give one of the models another name: `NAME=ARCHIVE`")
+
+
+def find_clashes(models: Sequence[GeneratedNames]) -> list[str]:
+    """List the names that a model makes twice, or two models both make, with both owners.
 
     `a` with an input `b_workspace` and `a_b` both make `TVMGEN_A_B_WORKSPACE_SIZE`.
     """
@@ -105,8 +112,7 @@ def check_clashes(models: Sequence[GeneratedNames]) -> None:
                 clashes.append(
                     f"`{other.model}` ({other.owner}) and `{model.model}` ({model.owner}) both make `{name}`"
                 )
-    if clashes:
-        raise NameClashError("; ".join(clashes), hint="give one of the models another name: `NAME=ARCHIVE`")
+    return clashes
 
 
 def _repeated(names: Iterable[str]) -> set[str]:

@@ -5,20 +5,29 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from mlf.metadata import LATEST_VERSION, code_document, golden_document, pool_document, tensor_document
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
 
-    from mlf.archive import Archive
+    from mlf.check import Verdict
+    from mlf.converter import Conversion, Note
     from mlf.demo import DemoResult
-    from mlf.link import LinkPlan, PlannedModel
-    from mlf.module import Module, Pool, Tensor
-    from mlf.run import RunResult
+    from mlf.exporter import Export
+    from mlf.linker import LinkPlan, PlannedModel
+    from mlf.metadata import BufferMetadata, Pool, Tensor
+    from mlf.module import Contents, Module
+    from mlf.runner import Replay, RunResult
 
 INSPECT_SCHEMA = "mlf-inspect-v1"
 PLAN_SCHEMA = "mlf-plan-v1"
 RUN_SCHEMA = "mlf-run-v1"
+VALIDATE_SCHEMA = "mlf-validate-v1"
+CONVERT_SCHEMA = "mlf-convert-v1"
+EXPORT_SCHEMA = "mlf-export-v1"
+REPLAY_SCHEMA = "mlf-replay-v1"
 _SHOWN_VALUES = 8  # of an output, to a person
 
 
@@ -27,25 +36,15 @@ def render_json(document: Mapping[str, Any]) -> str:
     return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def tensor_document(tensor: Tensor) -> dict[str, Any]:
-    """Describe an input or output."""
-    return {
-        "c_name": tensor.c_name,
-        "dtype": tensor.dtype,
-        "name": tensor.name,
-        "shape": list(tensor.shape) if tensor.shape is not None else None,
-        "size_bytes": tensor.size_bytes,
-    }
-
-
-def inspect_document(archive: Archive, modules: Sequence[Module]) -> dict[str, Any]:
+def inspect_document(contents: Contents) -> dict[str, Any]:
     """Describe an archive and its modules; schema `inspect-v1`."""
     return {
-        "archive": archive.label,
-        "form": archive.form,
-        "format_version": modules[0].version,
-        "members": [{"name": member.name, "size_bytes": member.size_bytes} for member in archive.members],
-        "modules": [_module_document(module) for module in modules],
+        "archive": contents.label,
+        "form": contents.form,
+        "format_version": contents.version,
+        "identity": contents.identity,
+        "members": [{"name": member.name, "size_bytes": member.size_bytes} for member in contents.members],
+        "modules": [_module_document(module) for module in contents.modules],
         "schema": INSPECT_SCHEMA,
     }
 
@@ -53,6 +52,7 @@ def inspect_document(archive: Archive, modules: Sequence[Module]) -> dict[str, A
 def _module_document(module: Module) -> dict[str, Any]:
     return {
         "api": {"interface": module.interface, "operators": module.operators},
+        "code": code_document(module.code),
         "constants_bytes": module.constants_bytes,
         "devices": list(module.devices),
         "entrypoints": dict(module.entrypoints),
@@ -61,6 +61,7 @@ def _module_document(module: Module) -> dict[str, Any]:
             {"code": item.code, "place": item.place, "said": item.said, "source": item.source}
             for item in module.findings
         ],
+        "functions": [_function_document(name, buffers) for name, buffers in module.metadata.buffers.items()],
         "inputs": [tensor_document(tensor) for tensor in module.inputs],
         "memory_styles": list(module.memory_styles),
         "name": module.name,
@@ -68,43 +69,47 @@ def _module_document(module: Module) -> dict[str, Any]:
         "outputs": [tensor_document(tensor) for tensor in module.outputs],
         "pools": [pool_document(pool) for pool in module.pools],
         "sources": list(module.sources),
+        "style": module.style,
+        "tests": [golden_document(test) for test in module.tests],
         "targets": list(module.metadata.targets),
         "workspace_bytes": module.workspace_bytes,
     }
 
 
-def pool_document(pool: Pool) -> dict[str, Any]:
-    """Describe a pool."""
-    return {
-        "alignment_bytes": pool.alignment_bytes,
-        "is_internal": pool.is_internal,
-        "kind": pool.kind,
-        "name": pool.name,
-        "size_bytes": pool.size_bytes,
-    }
+def _function_document(name: str, buffers: Sequence[BufferMetadata]) -> dict[str, Any]:
+    rows = [{"dtype": item.dtype, "shape": list(item.shape), "size_bytes": item.size_bytes} for item in buffers]
+    return {"buffers": rows, "name": name}
 
 
-def inspect_text(archive: Archive, modules: Sequence[Module]) -> str:
+def inspect_text(contents: Contents) -> str:
     """Describe an archive for a person."""
-    total = sum(member.size_bytes for member in archive.members)
+    total = sum(member.size_bytes for member in contents.members)
     lines = [
-        f"{archive.label}: Model Library Format version {modules[0].version}, {len(archive.members)} members, {total} bytes"
+        f"{contents.label}: Model Library Format version {contents.version}, {len(contents.members)} members, {total} bytes"
     ]
-    for module in modules:
+    lines += [f"identity {contents.identity}"] if contents.identity else []
+    for module in contents.modules:
         lines += ["", *_module_lines(module)]
+    width = max(len(str(member.size_bytes)) for member in contents.members)
     lines += ["", "members"]
-    width = max(len(str(member.size_bytes)) for member in archive.members)
-    lines += [f"  {member.size_bytes:>{width}}  {member.name}" for member in archive.members]
+    lines += [f"  {member.size_bytes:>{width}}  {member.name}" for member in contents.members]
     return "\n".join(lines)
 
 
 def _module_lines(module: Module) -> list[str]:
-    lines = [
-        f"module {module.name}",
-        f"  executor     {', '.join(module.executors)}",
-        f"  api          interface {module.interface}, operators {module.operators}",
+    lines = [f"module {module.name}"]
+    lines += [f"  executor     {', '.join(module.executors)}"] if module.executors else ["  style        operator"]
+    lines += [
+        f"  api          interface {module.interface}, operators {module.operators or 'unknown'}",
         f"  entrypoints  {', '.join(module.entrypoints.values()) or 'none'}",
     ]
+    machine = module.code.object
+    if machine:
+        abi = [word for word in (machine.abi, f"{machine.float_abi} floats" if machine.float_abi else None) if word]
+        order = f"{machine.bits}-bit {machine.byte_order}-endian {machine.machine}"
+        lines.append(f"  objects      {', '.join([order, *abi])}")
+    for name, buffers in module.metadata.buffers.items():
+        lines += _table(name, [(item.dtype, _shape(item.shape), _bytes(item.size_bytes)) for item in buffers])
     for kind, tensors in (("inputs", module.inputs), ("outputs", module.outputs)):
         lines += _table(kind, [_tensor_cells(tensor) for tensor in tensors])
     styles = f" ({', '.join(module.memory_styles)})" if module.memory_styles else ""
@@ -113,6 +118,7 @@ def _module_lines(module: Module) -> list[str]:
     lines += _table("pools", [_pool_cells(pool) for pool in module.pools])
     if module.devices:
         lines.append(f"  devices      {', '.join(module.devices)}")
+    lines += [f"  test         {test.name}" for test in module.tests]
     lines += [f"  note         {finding}" for finding in module.findings]
     return lines
 
@@ -124,8 +130,11 @@ def _table(title: str, rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def _tensor_cells(tensor: Tensor) -> tuple[str, ...]:
-    shape = "x".join(str(extent) for extent in tensor.shape) if tensor.shape is not None else "?"
-    return tensor.name, tensor.dtype or "?", shape or "scalar", _bytes(tensor.size_bytes)
+    return tensor.name, tensor.dtype or "?", _shape(tensor.shape), _bytes(tensor.size_bytes)
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "?" if shape is None else "x".join(str(extent) for extent in shape) or "scalar"
 
 
 def _pool_cells(pool: Pool) -> tuple[str, ...]:
@@ -251,6 +260,131 @@ def run_text(result: RunResult) -> str:
         ]
         more = " ..." if array.size > _SHOWN_VALUES else ""
         lines.append(f"{name}  {array.dtype}  {shape}  {' '.join(values)}{more}")
+    return "\n".join(lines)
+
+
+def validate_document(verdicts: Sequence[Verdict], *, strict: bool) -> dict[str, Any]:
+    """Describe what was found in archives; schema `validate-v1`."""
+    return {
+        "archives": [_verdict_document(verdict, strict=strict) for verdict in verdicts],
+        "is_good": all(verdict.is_good(strict=strict) for verdict in verdicts),
+        "is_strict": strict,
+        "schema": VALIDATE_SCHEMA,
+    }
+
+
+def _verdict_document(verdict: Verdict, *, strict: bool) -> dict[str, Any]:
+    return {
+        "archive": verdict.archive,
+        "findings": [
+            {"code": item.code, "expected": item.expected, "got": item.got, "place": item.place, "severity": item.severity}
+            for item in verdict.findings
+        ],
+        "format_version": verdict.version,
+        "identity": verdict.identity,
+        "is_good": verdict.is_good(strict=strict),
+    }  # fmt: skip
+
+
+def validate_text(verdicts: Sequence[Verdict], *, strict: bool) -> str:
+    """Describe what was found in archives, for a person: the findings of each, the worst first."""
+    lines = []
+    for verdict in verdicts:
+        version = "" if verdict.version is None else f"version {verdict.version}, "
+        judged = "good" if verdict.is_good(strict=strict) else "bad"
+        lines.append(f"{verdict.archive}: {version}{judged}")
+        lines += [f"  {finding}" for finding in verdict.findings]
+    if len(verdicts) > 1:
+        bad = sum(not verdict.is_good(strict=strict) for verdict in verdicts)
+        lines.append(f"{len(verdicts)} archives, {bad} bad")
+    return "\n".join(lines)
+
+
+def convert_document(done: Conversion) -> dict[str, Any]:
+    """Describe a conversion; schema `convert-v1`."""
+    return {
+        "archive": done.source,
+        "from_version": done.from_version,
+        "identity": done.identity,
+        "modules": list(done.modules),
+        "notes": _note_documents(done.notes),
+        "schema": CONVERT_SCHEMA,
+        "to_version": done.to_version,
+    }
+
+
+def _note_documents(notes: Sequence[Note]) -> list[dict[str, str]]:
+    return [{"kind": note.kind, "place": note.place, "text": note.text} for note in notes]
+
+
+def convert_text(done: Conversion, *, output: str) -> str:
+    """Describe a conversion, for a person."""
+    head = f"{output}: version {done.to_version}, from version {done.from_version} of {done.source}"
+    return _with_notes(head, done.identity, done.notes)
+
+
+def _with_notes(head: str, identity: str | None, notes: Sequence[Note]) -> str:
+    lines = [head, *([f"  identity  {identity}"] if identity else [])]
+    return "\n".join([*lines, *(f"  {note.kind:<8}  {note.place}: {note.text}" for note in notes)])
+
+
+def export_document(made: Export) -> dict[str, Any]:
+    """Describe an export; schema `export-v1`."""
+    return {
+        "archive": made.archive,
+        "identity": made.identity,
+        "member_count": made.member_count,
+        "modules": list(made.modules),
+        "notes": _note_documents(made.notes),
+        "schema": EXPORT_SCHEMA,
+    }
+
+
+def export_text(made: Export, *, output: str) -> str:
+    """Describe an export, for a person."""
+    names = ", ".join(made.modules)
+    plural = "" if len(made.modules) == 1 else "s"
+    head = f"{output}: version {LATEST_VERSION}, module{plural} {names}, {made.member_count} members"
+    return _with_notes(head, made.identity, made.notes)
+
+
+def replay_document(replay: Replay) -> dict[str, Any]:
+    """Describe golden tests that were run; schema `replay-v1`."""
+    return {
+        "is_passed": replay.is_passed,
+        "model": replay.model,
+        "schema": REPLAY_SCHEMA,
+        "target": replay.target,
+        "tests": [
+            {
+                "atol": test.atol,
+                "is_passed": test.is_passed,
+                "name": test.name,
+                "outputs": [
+                    {
+                        "element_count": item.elements,
+                        "largest_deviation": item.largest if item.largest != float("inf") else "inf",
+                        "name": item.output,
+                        "too_far_count": item.too_far,
+                    }
+                    for item in test.deviations
+                ],
+                "rtol": test.rtol,
+            }
+            for test in replay.tests
+        ],
+    }
+
+
+def replay_text(replay: Replay) -> str:
+    """Describe golden tests that were run, for a person."""
+    lines = []
+    for test in replay.tests:
+        tolerance = f"rtol {test.rtol:g}, atol {test.atol:g}"
+        lines.append(f"{replay.model} on {replay.target}, test {test.name}: {'passed' if test.is_passed else 'FAILED'} ({tolerance})")  # fmt: skip
+        for item in test.deviations:
+            far = f", {item.too_far} of {item.elements} too far" if item.too_far else ""
+            lines.append(f"  {item.output}  largest deviation {item.largest:.3g}{far}")
     return "\n".join(lines)
 
 

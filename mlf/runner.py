@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import io
 import math
 import re
 import shutil
 import sys
-import tokenize
-import zipfile
-import zlib
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mlf import codegen, hostrun, library
-from mlf.archive import load_json
-from mlf.csource import DTYPE_SIZES_BYTES
+from mlf.archive import load_json, open_archive
+from mlf.arrays import array_faults, numpy_dtype, read_arrays
 from mlf.errors import InputError, ModelRunError, TensorError, ToolError, reason_of
-from mlf.link import LinkRequest, link, plan_link
-from mlf.module import Pool, Tensor
+from mlf.files import scratch_folder
+from mlf.linker import LinkRequest, link, plan_link
+from mlf.metadata import Pool, Tensor
 from mlf.naming import C_IDENTIFIER, MODEL_NAME, suggest_model_name
 from mlf.objects.ar import read_ar
 from mlf.toolchain import (
@@ -30,38 +29,27 @@ from mlf.toolchain import (
     Finished,
     own_words,
     run,
-    scratch_folder,
     signal_name,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import TypeGuard
 
     import numpy.typing as npt
 
+    from mlf.archive import Archive
+    from mlf.arrays import Arrays
     from mlf.codegen import ModelInterface
+    from mlf.metadata import GoldenTest
+    from mlf.module import Module
     from mlf.toolchain import Board
-
-    Arrays = Mapping[str, npt.NDArray[Any]]
 
 DEFAULT_TIMEOUT_S = 600.0  # an emulated core runs some hundred million instructions a second
 _IO_STATUS = 98
 _FAULT_STATUS = 99  # BOARD_FAULT_STATUS of board.h
 _DOCUMENT_MAX_BYTES = 64 << 20
 _BUFFER_MAX_BYTES = 1 << 30  # of a tensor or pool; no microcontroller has that much memory
-# What numpy and zipfile raise for damaged and hostile files.
-_NPZ_FAULTS = (
-    ValueError,
-    TypeError,
-    EOFError,
-    KeyError,
-    RuntimeError,
-    MemoryError,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 # Forms of the texts in a library's document, and what messages call them.
 _FORMS = {
     "text": re.compile(r"(?s:.*)"),
@@ -71,8 +59,6 @@ _FORMS = {
     "hexadecimal digits": re.compile(r"(?:[0-9a-f]{2})*"),
     "`workspace` or `constant`": re.compile(r"workspace|constant"),
 }
-# Types that numpy lacks travel as their raw bits.
-_RAW_DTYPES = {"bfloat16": "uint16"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,6 +189,12 @@ def run_archive(
     request: LinkRequest, inputs: Arrays, *, compiler: Compiler, timeout_s: float = DEFAULT_TIMEOUT_S
 ) -> RunResult:
     """Link the model of an archive alone and run it; raises what `link` and `run_model` raise."""
+    with _linked_alone(request, compiler) as (model, _):
+        return run_model(model, inputs, compiler=compiler, timeout_s=timeout_s)
+
+
+@contextmanager
+def _linked_alone(request: LinkRequest, compiler: Compiler) -> Iterator[tuple[RunnableModel, Module]]:
     with scratch_folder() as folder:
         output = folder / "model.a"
         plan = plan_link([_named(request)], output=output, compiler=compiler)
@@ -214,8 +206,91 @@ def run_archive(
                 hint=f"choose one: `{request.path}:{plan.models[0].name}`",
             )
         link(plan)
-        model = open_library(library.document_path(output), None)
-        return run_model(model, inputs, compiler=compiler, timeout_s=timeout_s)
+        yield open_library(library.document_path(output), None), plan.models[0].module
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deviation:
+    """How far an output was from its golden data: the largest absolute difference, and how many elements are too far."""
+
+    output: str
+    largest: float
+    elements: int
+    too_far: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """A golden test that was run again."""
+
+    name: str
+    rtol: float
+    atol: float
+    deviations: tuple[Deviation, ...]
+
+    @property
+    def is_passed(self) -> bool:
+        """Tell whether every element is within the tolerance."""
+        return not any(item.too_far for item in self.deviations)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """The golden tests of a module, run again."""
+
+    model: str
+    target: str
+    tests: tuple[Replayed, ...]
+
+    @property
+    def is_passed(self) -> bool:
+        """Tell whether every test passed."""
+        return all(test.is_passed for test in self.tests)
+
+
+def replay_archive(request: LinkRequest, *, compiler: Compiler, timeout_s: float = DEFAULT_TIMEOUT_S) -> Replay:
+    """Run the golden tests in an archive; integers must be equal, floats within the tolerance that each test states.
+
+    Raises InputError where the archive has none or damaged ones, and what `link` and `run_model` raise.
+    """
+    with _linked_alone(request, compiler) as (model, module), open_archive(request.path) as archive:
+        if not module.tests:
+            hint = "put some in: `mlf export ARCHIVE -o OUT --golden IN.npz OUT.npz`"
+            raise InputError(f"module `{module.name}` has no golden tests", where=module.archive, hint=hint)
+        replayed = []
+        for test in module.tests:
+            inputs, golden = (_golden_arrays(archive, name) for name in (test.inputs, test.outputs))
+            faults = array_faults(module.outputs, golden, kind="output")
+            if faults:
+                raise TensorError("; ".join(faults), where=f"{archive.label}: {test.outputs}")
+            outputs = run_model(model, inputs, compiler=compiler, timeout_s=timeout_s).outputs
+            replayed.append(_compared(test, outputs, golden))
+    return Replay(model=model.interface.name, target=compiler.target.name, tests=tuple(replayed))
+
+
+def _golden_arrays(archive: Archive, name: str) -> Arrays:
+    return read_arrays(BytesIO(archive.read(name)), where=f"{archive.label}: {name}")
+
+
+def _compared(test: GoldenTest, outputs: Arrays, golden: Arrays) -> Replayed:
+    deviations = [
+        _deviation(name, array.ravel(), golden[name].ravel(), rtol=test.rtol, atol=test.atol)
+        for name, array in outputs.items()
+    ]
+    return Replayed(name=test.name, rtol=test.rtol, atol=test.atol, deviations=tuple(deviations))
+
+
+def _deviation(name: str, got: npt.NDArray[Any], expected: npt.NDArray[Any], *, rtol: float, atol: float) -> Deviation:
+    """Compare an output with its golden data; NaN is near NaN, an infinity near itself."""
+    same = (got == expected) | ((got != got) & (expected != expected))  # noqa: PLR0124  # only NaN is not itself
+    wide, wanted = got.astype(np.float64), expected.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        difference = np.where(same, 0.0, np.abs(wide - wanted))
+        near = difference <= (atol + rtol * np.abs(wanted) if got.dtype.kind == "f" else 0.0)
+    finite = np.where(np.isnan(difference), np.inf, difference)
+    return Deviation(
+        output=name, largest=float(finite.max(initial=0.0)), elements=got.size, too_far=int((~(near | same)).sum())
+    )
 
 
 def _named(request: LinkRequest) -> LinkRequest:
@@ -253,40 +328,13 @@ def run_model(
 
 def check_inputs(interface: ModelInterface, inputs: Arrays) -> list[bytes]:
     """Give the bytes of each input in call order; TensorError lists every array that is missing, unknown or does not fit."""
-    names = [tensor.name for tensor in interface.inputs]
-    expected = ", ".join(f"`{name}`" for name in names) or "none"
-    faults = [f"there is no array `{name}`" for name in names if name not in inputs]
-    faults += [f"`{name}` is no input; the inputs are {expected}" for name in sorted(inputs) if name not in names]
-    for tensor in interface.inputs:
-        if tensor.name in inputs:
-            faults += _faults(tensor, inputs[tensor.name])
+    faults = array_faults(interface.inputs, inputs, kind="input")
     if faults:
         raise TensorError("; ".join(faults), where=f"inputs of {interface.name}")
     return [
         np.ascontiguousarray(inputs[name]).astype(inputs[name].dtype.newbyteorder("<"), copy=False).tobytes()
-        for name in names
+        for name in (tensor.name for tensor in interface.inputs)
     ]
-
-
-def _faults(tensor: Tensor, array: npt.NDArray[Any]) -> list[str]:
-    expected = numpy_dtype(tensor)
-    if array.dtype != expected:
-        return [f"`{tensor.name}` has dtype {array.dtype}, expected {tensor.dtype or expected}"]
-    if tensor.shape is not None and array.shape != tensor.shape:
-        return [f"`{tensor.name}` has shape {_shape(array.shape)}, expected {_shape(tensor.shape)}"]
-    if tensor.size_bytes is not None and array.nbytes != tensor.size_bytes:
-        return [f"`{tensor.name}` has {array.nbytes} bytes, expected {tensor.size_bytes}"]
-    return []
-
-
-def _shape(shape: Sequence[int]) -> str:
-    return "x".join(str(extent) for extent in shape) or "scalar"
-
-
-def numpy_dtype(tensor: Tensor) -> np.dtype[Any]:
-    """Give the numpy type of a tensor's elements; types that numpy lacks and unknown ones are raw bits."""
-    name = tensor.dtype if tensor.dtype and tensor.dtype in DTYPE_SIZES_BYTES else "uint8"
-    return np.dtype(_RAW_DTYPES.get(name, name))
 
 
 def _check_sizes(interface: ModelInterface) -> None:
@@ -405,39 +453,3 @@ def _check_status(name: str, finished: Finished) -> None:
         raise ModelRunError(f"the model crashed ({signal_name(-finished.status)})", where=name)
     if finished.status != 0:
         raise ModelRunError(f"the run ended with status {finished.status}:\n{own_words(finished)}", where=name)
-
-
-def load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Read an `.npz` file; TensorError if it is none or holds Python objects."""
-    try:
-        with path.open("rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise TensorError("is not an .npz file", where=path.name)
-            file.seek(0)
-            return _load(file)
-    except OSError as error:
-        raise TensorError(f"cannot be read: {reason_of(error)}", where=path.name) from error
-    except _NPZ_FAULTS as error:
-        raise TensorError(f"is not an .npz file of arrays: {error}", where=path.name) from error
-
-
-def _load(file: IO[bytes]) -> dict[str, npt.NDArray[Any]]:
-    with np.load(file, allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
-    other = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
-    if other:
-        raise ValueError(f"`{other[0]}` is no array")
-    return arrays
-
-
-def save_arrays(path: Path, arrays: Arrays) -> None:
-    """Write an `.npz` file whose bytes depend on the arrays alone; OutputError if it cannot be written."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, array in sorted(arrays.items()):
-            content = io.BytesIO()
-            np.save(content, np.ascontiguousarray(array), allow_pickle=False)
-            archive.writestr(
-                zipfile.ZipInfo(f"{name}.npy"), content.getvalue()
-            )  # a ZipInfo of its own has the date 1980
-    library.replace_files({path: buffer.getvalue()})

@@ -10,23 +10,21 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from mlf.errors import OutputError, ToolError, reason_of
+from mlf.errors import ToolError, reason_of
+from mlf.files import uninterrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 RUNTIME = Path(__file__).parent / "runtime"
 _SHOWN_LINES = 12  # of a failed tool's own words
 _SHOWN_COLUMNS = 200  # of such a line; gcc lists every processor that it knows in one of 1,500
 _GRACE_S = 1.0  # for a tool that is told to end, to remove its temporary files
-INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # What tools say when the machine is at fault and not the source: the C locale's words for ENOSPC, EDQUOT, EFBIG and
 # ENOMEM, and gcc's for a part of it that was killed.
 _MACHINE_FAULTS = (
@@ -307,42 +305,6 @@ def _wait_for_one(started: Sequence[_Running], timeout_s: float) -> None:
             raise ToolError(f"{late.command.name} did not end within {timeout_s:g} s")
         time.sleep(pause_s)
         pause_s = min(pause_s * 1.5, 0.005)
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold back signals that would interrupt a change in its middle; the first that came is raised afterwards."""
-    if threading.current_thread() is not threading.main_thread():  # no signal is handled in another thread
-        yield
-        return
-    came: list[int] = []
-    handlers = {number: signal.getsignal(number) for number in INTERRUPTS}
-    for number in handlers:
-        signal.signal(number, lambda number, _: came.append(number))
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        if came:
-            signal.raise_signal(came[0])
-
-
-@contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """Give a folder for temporary files that is gone afterwards; OutputError where they cannot be written."""
-    folder = None
-    try:
-        with uninterrupted():
-            folder = Path(tempfile.mkdtemp(prefix="mlf-")).resolve()
-        yield folder
-    except OSError as error:
-        message = f"cannot use a temporary file: {reason_of(error)}"
-        raise OutputError(message, hint="let TMPDIR name a folder with more room") from error
-    finally:
-        if folder is not None:
-            with uninterrupted():
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _text(data: bytes) -> str:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlf.run import build_firmware, numpy_dtype, open_library, run_firmware
+from mlf.arrays import numpy_dtype
+from mlf.runner import build_firmware, open_library, run_firmware
 from mlf.toolchain import RUNTIME, compiler_for, run
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from mlf.csource import (
     Extent,
     InternalPool,
     Parameter,
-    RelayTensor,
+    TypedTensor,
     allocator_need,
     constant_bytes,
     functions,
@@ -458,8 +458,8 @@ def points(counts: tuple[int, ...]) -> list[tuple[int, ...]]:
 # Relay text.
 
 
-def tensor(name: str, dtype: str, *shape: int) -> RelayTensor:
-    return RelayTensor(name=name, dtype=dtype, shape=shape)
+def tensor(name: str, dtype: str, *shape: int) -> TypedTensor:
+    return TypedTensor(name=name, dtype=dtype, shape=shape)
 
 
 @pytest.mark.parametrize(
@@ -491,7 +491,7 @@ def tensor(name: str, dtype: str, *shape: int) -> RelayTensor:
     ],
 )  # fmt: skip
 def test_relay_text_tells_parameters_and_results_in_order(
-    text: str, parameters: tuple[RelayTensor, ...], results: tuple[RelayTensor, ...]
+    text: str, parameters: tuple[TypedTensor, ...], results: tuple[TypedTensor, ...]
 ) -> None:
     assert parse_relay(text) == (parameters, results)
 
@@ -512,11 +512,11 @@ def test_a_shape_that_is_no_list_of_numbers_is_unknown(shape: str) -> None:
         (tensor("", "float64"), 8),
         (tensor("", "int8", 0, 5), 0),
         (tensor("", "custom", 7), None),
-        (RelayTensor(name="", dtype="int8", shape=None), None),
+        (TypedTensor(name="", dtype="int8", shape=None), None),
         (tensor("", "int8", *[10**18] * 9), None),
     ],
 )
-def test_the_size_of_a_tensor_is_that_of_its_elements(item: RelayTensor, size_bytes: int | None) -> None:
+def test_the_size_of_a_tensor_is_that_of_its_elements(item: TypedTensor, size_bytes: int | None) -> None:
     assert item.size_bytes == size_bytes
 
 

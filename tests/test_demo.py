@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlf.run import load_arrays, save_arrays
+from mlf.arrays import load_arrays, save_arrays
 
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "samples"

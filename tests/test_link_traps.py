@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sequence import run_sequence
 
-from mlf.link import LinkRequest, link, plan_link
+from mlf.linker import LinkRequest, link, plan_link
 from mlf.toolchain import compiler_for
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from sequence import run_sequence
 
+from mlf.arrays import load_arrays
 from mlf.errors import LinkError, NameClashError
-from mlf.link import LinkRequest, link, parse_request, plan_link
-from mlf.run import load_arrays
+from mlf.linker import LinkRequest, link, parse_request, plan_link
 from mlf.toolchain import RUNTIME, compiler_for
 
 SAMPLES = Path(__file__).parent.parent / "samples"

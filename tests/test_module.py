@@ -28,10 +28,12 @@ from archives import (
 
 from mlf import library
 from mlf.archive import Archive, open_archive
+from mlf.arrays import load_arrays
 from mlf.errors import ArchiveError, MlfError, SourceError
-from mlf.link import LinkRequest, link, plan_link
-from mlf.module import LARGE_SOURCE_BYTES, Module, Pool, Tensor, read_modules
-from mlf.run import load_arrays, open_library, run_model
+from mlf.linker import LinkRequest, link, plan_link
+from mlf.metadata import Pool, Tensor
+from mlf.module import LARGE_SOURCE_BYTES, Module, read_modules
+from mlf.runner import open_library, run_model
 from mlf.toolchain import RUNTIME, compiler_for
 
 if TYPE_CHECKING:
@@ -149,7 +151,7 @@ def test_the_form_of_the_archive_changes_nothing_that_is_read(tmp_path: Path, su
     ("memory", "styles", "pools", "allocator_bytes", "workspace_bytes"),
     [
         ("alloc", ("allocator",), (), WORKSPACE_BYTES, WORKSPACE_BYTES),
-        ("internal", ("internal",), (("global_workspace", "workspace", WORKSPACE_BYTES, True),), 0, WORKSPACE_BYTES),
+        ("internal", ("internal",), (("global_workspace", "workspace", WORKSPACE_BYTES, True), ("global_const_workspace", "constant", 32, True)), 0, WORKSPACE_BYTES),
         ("external", ("external",), (("sram", "workspace", WORKSPACE_BYTES, False),), 0, WORKSPACE_BYTES),
         ("constant", ("internal",), (("global_workspace", "workspace", WORKSPACE_BYTES, True), ("flash", "constant", 32, False)), 0, WORKSPACE_BYTES),
         ("mixed", ("internal", "allocator"), (("global_workspace", "workspace", 32, True),), SCRATCH_BYTES, 32 + SCRATCH_BYTES),
@@ -413,7 +415,7 @@ def test_the_packed_interface_with_unpacked_operators(tmp_path: Path) -> None:
     module = read(tmp_path, Network(interface="packed", memory="internal"))
 
     assert (module.interface, module.operators, module.header) == ("packed", "unpacked", None)
-    assert module.entrypoints == {"run": "tvmgen_default_run", "main": "tvmgen_default___tvm_main__"}
+    assert module.entrypoints == {"tvm_module_main": "tvmgen_default_run", "main": "tvmgen_default___tvm_main__"}
     assert sizes(module.inputs) == [("zeta:0", "float32", 32), ("alpha-b", "int8", 8)]
     assert sorted(sizes(module.outputs)) == [("hidden", "float32", 32), ("scores", "int32", 16)]
     assert (module.memory_styles, module.workspace_bytes) == (("internal",), WORKSPACE_BYTES)
@@ -427,7 +429,7 @@ def test_packed_operators_are_told_from_unpacked_ones(real_archives: Path, name:
     assert (module.interface, module.operators, module.executors) == ("packed", "packed", (executor,))
     assert sizes(module.inputs) == [("x", "float32", 32), ("a", "float32", 32)]
     assert sizes(module.outputs) == [("output", "float32", 16)]
-    assert ("run" in module.entrypoints) == (executor == "aot")
+    assert ("tvm_module_main" in module.entrypoints) == (executor == "aot")
 
 
 def test_devices_are_read_and_shift_nothing(tmp_path: Path) -> None:
@@ -467,7 +469,7 @@ def test_an_archive_of_objects_is_read_from_header_relay_text_and_metadata(tmp_p
 
     assert module.sources == ()
     assert module.objects == ("codegen/host/lib/default_lib0.o", "codegen/host/lib/default_lib1.o")
-    assert module.entrypoints == {"run": "tvmgen_default_run"}
+    assert module.entrypoints == {"run": "tvmgen_default_run", "main": "tvmgen_default___tvm_main__"}
     assert sizes(module.inputs) == [("zeta:0", "float32", 32), ("alpha-b", "int8", 8)]
     assert sizes(module.outputs) == [("scores", "int32", 16), ("hidden", "float32", 32)]
     assert (module.allocator_bytes, module.workspace_bytes) == (None, WORKSPACE_BYTES)
@@ -651,10 +653,13 @@ def test_mutated_archives_are_read_or_refused(tmp_path: Path) -> None:
 
 
 def real_modules(folder: Path) -> list[tuple[str, Module, dict[str, Any], dict[str, Any]]]:
-    """Every ahead-of-time module with the C interface, with the arrays of its inputs and outputs."""
+    """Every ahead-of-time module with the C interface, with the arrays of its inputs and outputs.
+
+    Without those whose tensors lie in a workspace pool: their main function has no parameter that would tell a type.
+    """
     found = []
     for case in json.loads((folder / "cases.json").read_text())["cases"]:
-        if (case["executor"], case["interface"]) != ("aot", "c"):
+        if (case["executor"], case["interface"]) != ("aot", "c") or "workspace-io" in case["traits"]:
             continue
         arrays = [load_arrays(folder / case[kind]) for kind in ("inputs", "outputs")]
         with open_archive(folder / case["archive"]) as archive:
@@ -692,12 +697,17 @@ def test_the_code_of_real_archives_alone_tells_the_outputs(tmp_path: Path, real_
         header = str(module.header)
         content[header] = re.sub(rb"#define \w+_SIZE [0-9]+\n", b"", content[header])
         document = json.loads(content["metadata.json"])
-        document["modules"] = {module.name: document["modules"][module.name]}
-        main = document["modules"][module.name]["memory"]["functions"]["main"][0]
-        del main["inputs"], main["outputs"]
+        described = document["modules"][module.name] if "modules" in document else document
+        if "modules" in document:
+            document["modules"] = {module.name: described}
+        for kind in ("inputs", "outputs"):
+            described["memory"]["functions"]["main"][0].pop(kind, None)
         bare = read(tmp_path, content | {"metadata.json": json.dumps(document).encode()})
 
-        assert (case, [tensor.dtype for tensor in bare.inputs]) == (case, [str(a.dtype) for a in inputs.values()])
+        known = [str(array.dtype) for array in inputs.values()]
+        if case.startswith("tvm08-"):  # whose pointers have no type
+            known = [None] * len(known)
+        assert (case, [tensor.dtype for tensor in bare.inputs]) == (case, known)
         assert (case, sizes(bare.outputs)) == (case, facts(outputs))
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlf.errors import NameClashError, SourceError
-from mlf.link import LinkRequest, plan_link
+from mlf.linker import LinkRequest, plan_link
 from mlf.naming import (
     C_IDENTIFIER,
     KEYWORDS,

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mlf import library, toolchain
+from mlf import toolchain
 from mlf.errors import OutputError, ToolError
+from mlf.files import replace_files, scratch_folder, uninterrupted
 from mlf.toolchain import (
     TARGETS,
     Command,
@@ -25,8 +26,6 @@ from mlf.toolchain import (
     own_words,
     run,
     run_many,
-    scratch_folder,
-    uninterrupted,
 )
 
 if TYPE_CHECKING:
@@ -300,7 +299,7 @@ class _Interrupting(dict[Path, bytes]):
 def test_an_interrupt_while_files_are_written_keeps_the_old_ones(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"old")
     with pytest.raises(KeyboardInterrupt):
-        library.replace_files(_Interrupting({tmp_path / "a": b"new", tmp_path / "new" / "b": b"new"}))
+        replace_files(_Interrupting({tmp_path / "a": b"new", tmp_path / "new" / "b": b"new"}))
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_bytes() == b"old"
 
@@ -317,7 +316,7 @@ def test_an_interrupt_while_files_are_moved_comes_after_the_last(
     monkeypatch.setattr(Path, "replace", interrupted)
     names = ["a", "b", "c"]
     with pytest.raises(KeyboardInterrupt):
-        library.replace_files({tmp_path / name: name.encode() for name in names})
+        replace_files({tmp_path / name: name.encode() for name in names})
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: name for name in names}
 
 
@@ -326,7 +325,7 @@ def test_a_file_that_cannot_be_written_keeps_the_others(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     contents = {tmp_path / "a": b"new", tmp_path / "b" / "deep" / "b": b"new", tmp_path / "c": b"new"}
     with pytest.raises(OutputError) as caught:
-        library.replace_files(contents)
+        replace_files(contents)
     assert str(caught.value) == f"{tmp_path}/c: cannot be written: it is a directory or a device"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c"]
     assert (tmp_path / "a").read_bytes() == b"old"

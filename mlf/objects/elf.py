@@ -15,7 +15,7 @@ import numpy as np
 from mlf.errors import ObjectError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -99,9 +99,13 @@ class Machine:
         """The byte order as `struct` and numpy write it."""
         return ">" if self.is_big_endian else "<"
 
+    @property
+    def name(self) -> str:
+        """The name of the instruction set."""
+        return MACHINE_NAMES.get(self.number, f"machine {self.number}")
+
     def __str__(self) -> str:
-        name = MACHINE_NAMES.get(self.number, f"machine {self.number}")
-        return f"{'64' if self.is_64 else '32'}-bit {'big' if self.is_big_endian else 'little'}-endian {name}"
+        return f"{'64' if self.is_64 else '32'}-bit {'big' if self.is_big_endian else 'little'}-endian {self.name}"
 
     def is_compatible(self, other: Machine) -> bool:
         """Tell whether objects of both can be in one program, flags apart."""
@@ -177,6 +181,17 @@ class Symbols:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def defined_names(self) -> list[str]:
+        """List the global and weak names that the object defines."""
+        return [name for name, section in self._globals() if section != 0]
+
+    def undefined_names(self) -> list[str]:
+        """List the names that the object needs."""
+        return [name for name, section in self._globals() if section == 0]
+
+    def _globals(self) -> Iterator[tuple[str, int]]:
+        return zip(self.names[self.local_count :], self.section[self.local_count :].tolist(), strict=True)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -1,0 +1,143 @@
+"""Typed access to a decoded JSON document that nobody has checked: every fault names its place in the document."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, NoReturn
+
+from mlf.errors import MetadataError
+
+if TYPE_CHECKING:
+    import re
+    from collections.abc import Mapping
+
+_SHOWN_CHARACTERS = 40  # of a wrong value, in a message
+
+
+class Node:
+    """A JSON object and its place in the document `document` of the file `where`.
+
+    Every method raises MetadataError if the document does not hold what it asks for.
+    """
+
+    def __init__(self, value: object, *, where: str, document: str, path: str = "") -> None:
+        self.where = where
+        self.document = document
+        self.path = path
+        if not isinstance(value, dict):
+            self.refuse(f"`{path}`" if path else "the document", value, "an object")
+        self.value: Mapping[str, object] = value
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.value
+
+    def keys(self) -> list[str]:
+        """List the keys in the order of the document."""
+        return list(self.value)
+
+    def refuse(self, place: str, value: object, expected: str) -> NoReturn:
+        """Raise MetadataError for a value that is not what was expected."""
+        self.fail(f"{place} is {shown(value)}, expected {expected}")
+
+    def fail(self, message: str) -> NoReturn:
+        """Raise MetadataError."""
+        raise MetadataError(f"{self.document}: {message}", where=self.where)
+
+    def at(self, key: str) -> str:
+        """Name the place of a key."""
+        return f"`{self.path}.{key}`" if self.path else f"`{key}`"
+
+    def required(self, key: str) -> object:
+        """Give any value."""
+        if key not in self.value:
+            self.fail(f"{self.at(key)} is missing")
+        return self.value[key]
+
+    def is_null(self, key: str) -> bool:
+        """Tell whether there is no value: the key is missing, or null."""
+        return self.value.get(key) is None
+
+    def text(self, key: str, pattern: re.Pattern[str] | None = None, form: str = "a string") -> str:
+        """Give a string that matches `pattern`, which a message calls `form`."""
+        value = self.required(key)
+        if not isinstance(value, str) or (pattern and not pattern.fullmatch(value)):
+            self.refuse(self.at(key), value, form)
+        return value
+
+    def integer(self, key: str) -> int:
+        """Give a whole number."""
+        value = self.required(key)
+        if isinstance(value, bool) or not isinstance(value, int):
+            self.refuse(self.at(key), value, "a whole number")
+        return value
+
+    def number(self, key: str) -> float:
+        """Give a number."""
+        value = self.required(key)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            self.refuse(self.at(key), value, "a number")
+        return float(value)
+
+    def boolean(self, key: str) -> bool:
+        """Give true or false."""
+        value = self.required(key)
+        if not isinstance(value, bool):
+            self.refuse(self.at(key), value, "true or false")
+        return value
+
+    def size(self, key: str) -> int:
+        """Give a size, which is not negative."""
+        value = self.integer(key)
+        if value < 0:
+            self.refuse(self.at(key), value, "a size in bytes")
+        return value
+
+    def optional_size(self, key: str) -> int | None:
+        """Give a size, or None where there is none."""
+        return None if self.is_null(key) else self.size(key)
+
+    def sequence(self, key: str) -> list[object]:
+        """Give a list of anything."""
+        value = self.required(key)
+        if not isinstance(value, list):
+            self.refuse(self.at(key), value, "a list")
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """Give a list of strings."""
+        items = self.sequence(key)
+        for item in items:
+            if not isinstance(item, str):
+                self.refuse(f"an item of {self.at(key)}", item, "a string")
+        return tuple(str(item) for item in items)
+
+    def shape(self, key: str) -> tuple[int, ...] | None:
+        """Give a list of extents, or None where there is none."""
+        if self.is_null(key):
+            return None
+        extents = self.sequence(key)
+        for item in extents:
+            if isinstance(item, bool) or not isinstance(item, int) or item < 0:
+                self.refuse(f"an item of {self.at(key)}", item, "an extent")
+        return tuple(item for item in extents if isinstance(item, int))
+
+    def child(self, key: str) -> Node:
+        """Give an object."""
+        return self._node(self.required(key), self.at(key).strip("`"))
+
+    def children(self, key: str) -> list[Node]:
+        """Give a list of objects, which is empty where the key is missing."""
+        items = self.sequence(key) if key in self.value else []
+        path = self.at(key).strip("`")
+        return [self._node(item, f"{path}[{index}]") for index, item in enumerate(items)]
+
+    def _node(self, value: object, path: str) -> Node:
+        return Node(value, where=self.where, document=self.document, path=path)
+
+
+def shown(value: object) -> str:
+    """Describe a value of a document as JSON spells it."""
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    text = json.dumps(value, ensure_ascii=False)
+    return f"`{text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + '...'}`"
