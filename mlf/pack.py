@@ -1,0 +1,171 @@
+"""The one writer of archives: the same members give the same bytes, anywhere and at any time.
+
+Version 8 is plain ustar: regular files alone, `metadata.json` first, the rest sorted by bytes. Versions 1 to 7 have the
+form that their consumers look for: names that begin with `./`, and an entry for each folder. No owner, no mode of this
+machine, no time but SOURCE_DATE_EPOCH gets in.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import tarfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Protocol
+
+from mlf.archive import METADATA_NAME
+from mlf.errors import ArchiveError, OutputError
+from mlf.files import replace_files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from mlf.archive import Archive
+
+_FILE_MODE = 0o644
+_FOLDER_MODE = 0o755
+# Fixed, because they are part of the bytes: the level that packs weights best in acceptable time, one thread.
+_ZSTD_LEVEL = 19
+_GZIP_LEVEL = 9
+_MAX_EPOCH = 8**11 - 1  # of the eleven octal digits of a ustar header
+_LEGACY_VERSIONS = range(1, 8)
+_MAX_NAME_BYTES = 255  # as the reader allows; two ustar fields could hold one more
+# Letters, digits and a few signs; no hidden file, no dot at an end, no device of Windows.
+_COMPONENT = (
+    r"(?!(?i:con|prn|aux|nul|com[1-9]|lpt[1-9])(?:[./]|\Z))[A-Za-z0-9_+@-](?:[A-Za-z0-9._+@-]*[A-Za-z0-9_+@-])?"
+)
+PORTABLE_NAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
+"""The names that members of version 8 may have: those that every tar reader and file system takes for the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedMember:
+    """A member of an archive to be: its name, and its content as pieces, which are asked for when they are needed."""
+
+    name: str
+    size_bytes: int
+    pieces: Callable[[], Iterable[bytes]]
+
+
+def member_of_bytes(name: str, content: bytes) -> PackedMember:
+    """Make a member of a content in memory."""
+    return PackedMember(name=name, size_bytes=len(content), pieces=lambda: (content,))
+
+
+def member_of_archive(archive: Archive, name: str, *, new_name: str | None = None) -> PackedMember:
+    """Make a member of one of an open archive, under another name if wanted."""
+    size_bytes = next(member.size_bytes for member in archive.members if member.name == name)
+    return PackedMember(name=new_name or name, size_bytes=size_bytes, pieces=lambda: archive.chunks(name))
+
+
+def write_archive(path: Path, members: Sequence[PackedMember], *, version: int, epoch_s: int = 0) -> None:
+    """Write an archive of a version to `path`, compressed if its name ends in `.zst` or `.gz`.
+
+    `epoch_s` is the time of all members. The file is written beside `path` and moved there when it is complete. Raises
+    OutputError where it cannot be, also for a member whose name no tar of this form can hold.
+    """
+    entries = _entries(members, version, min(max(epoch_s, 0), _MAX_EPOCH), where=str(path))
+
+    def write(file: IO[bytes]) -> None:
+        with _compressed(file, path.suffix) as stream:
+            _write_tar(stream, entries)
+
+    replace_files({path: write})
+
+
+def _entries(
+    members: Sequence[PackedMember], version: int, epoch_s: int, *, where: str
+) -> list[tuple[bytes, PackedMember | None]]:
+    """Make the header of every entry, in order; a folder has no member."""
+    prefix = "./" if version in _LEGACY_VERSIONS else ""
+    ordered = sorted(members, key=lambda member: (not prefix and member.name != METADATA_NAME, member.name))
+    entries: list[tuple[bytes, PackedMember | None]] = []
+    seen: set[str] = set()
+    for member in ordered:
+        _check_name(member.name, where, is_portable=not prefix)
+        if prefix:
+            for folder in _folders(member.name, seen):
+                entries.append((_header(prefix + folder, None, epoch_s, where), None))
+        entries.append((_header(prefix + member.name, member.size_bytes, epoch_s, where), member))
+    return entries
+
+
+def _check_name(name: str, where: str, *, is_portable: bool) -> None:
+    if len(name) > _MAX_NAME_BYTES:
+        raise OutputError(
+            f"cannot hold the member {name!r}: its name has more than {_MAX_NAME_BYTES} bytes", where=where
+        )
+    if is_portable and not PORTABLE_NAME.fullmatch(name):
+        raise OutputError(
+            f"cannot hold the member {name!r}: names in version 8 have letters, digits and `_+@.-`, no dot at an end of a "
+            "component, and no device of Windows",
+            where=where,
+        )
+
+
+def _folders(name: str, seen: set[str]) -> Iterator[str]:
+    """Give the folders above a member that had no entry yet, the root's first."""
+    parts = name.split("/")[:-1]
+    for depth in range(len(parts) + 1):
+        folder = "/".join(parts[:depth])
+        if folder not in seen:
+            seen.add(folder)
+            yield folder
+
+
+def _header(name: str, size_bytes: int | None, epoch_s: int, where: str) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.mtime = epoch_s
+    if size_bytes is None:
+        info.type, info.mode = tarfile.DIRTYPE, _FOLDER_MODE
+    else:
+        info.size, info.mode = size_bytes, _FILE_MODE
+    try:
+        return info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
+    except (ValueError, UnicodeError) as error:
+        raise OutputError(
+            f"cannot hold the member {name!r}: its name does not fit a ustar header", where=where
+        ) from error
+
+
+def _write_tar(stream: _Stream, entries: Iterable[tuple[bytes, PackedMember | None]]) -> None:
+    written = 0
+    for header, member in entries:
+        stream.write(header)
+        written += len(header)
+        if member is not None:
+            size_bytes = 0
+            for piece in member.pieces():
+                stream.write(piece)
+                size_bytes += len(piece)
+            if size_bytes != member.size_bytes:
+                message = f"changed while it was read: it had {member.size_bytes} bytes, and gave {size_bytes}"
+                raise ArchiveError(message, where=member.name)
+            padding = -size_bytes % tarfile.BLOCKSIZE
+            stream.write(bytes(padding))
+            written += size_bytes + padding
+    end = 2 * tarfile.BLOCKSIZE
+    stream.write(bytes(end + -(written + end) % tarfile.RECORDSIZE))
+
+
+class _Stream(Protocol):
+    """What a tar is written to."""
+
+    def write(self, data: bytes, /) -> int: ...
+
+
+@contextmanager
+def _compressed(file: IO[bytes], suffix: str) -> Iterator[_Stream]:
+    if suffix == ".zst":
+        import zstandard  # noqa: PLC0415  # most archives are not compressed
+
+        compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=True, threads=0)
+        with compressor.stream_writer(file, closefd=False) as stream:
+            yield stream
+    elif suffix in (".gz", ".tgz"):
+        with gzip.GzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=file, mtime=0) as stream:
+            yield stream
+    else:
+        yield file
