@@ -20,10 +20,16 @@ class MlfError(Exception):
 
     def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
         """Keep the three parts apart, so that a machine can read them apart."""
+        message, where, hint = _encodable(message), where and _encodable(where), hint and _encodable(hint)
         super().__init__(f"{where}: {message}" if where else message)
         self.message = message
         self.where = where
         self.hint = hint
+
+
+def _encodable(text: str) -> str:
+    """Escape lone surrogates, which names in damaged files can hold and no output takes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class InputError(MlfError):

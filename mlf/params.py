@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 LIST_MAGIC: Final = 0xF7E58D4F05049CB7
 TENSOR_MAGIC: Final = 0xDD5E40F096B4A13F
+MAX_COUNT: Final = 100_000  # of parameters; a large network has some thousand
 MAX_RANK: Final = 32  # numpy 1 has no arrays of more dimensions, and TVM's C runtime none of more than 6
 
 _CPU: Final = (1, 0)  # device type and id; TVM writes no other, wherever the tensor was
@@ -193,7 +194,7 @@ def _parse_names(reader: _Reader) -> Iterable[bytes]:
     reader.take_signature(LIST_MAGIC, "list")
     start = reader.offset
     (count,) = reader.take(_LENGTH, "list: count of names")
-    most = max(reader.left_bytes - _LENGTH.size, 0) // _MIN_PARAM_BYTES
+    most = min(max(reader.left_bytes - _LENGTH.size, 0) // _MIN_PARAM_BYTES, MAX_COUNT)
     if count > most:
         raise reader.error(f"list: count of names at byte {start} is {count}, but the bytes left hold at most {most}")
     names: dict[bytes, None] = {}

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING
 from mlf.errors import ArchiveError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _BLOCK_BYTES = 512
 _ZERO_BLOCK = bytes(_BLOCK_BYTES)
@@ -38,12 +38,18 @@ _NUMBERS = {
 }
 _POSIX_MAGIC = b"ustar\x0000"
 _GNU_MAGIC = b"ustar  \0"  # the default of Python's tarfile up to 3.7
-_OCTAL = re.compile(rb" *([0-7]*)[ \0]*")
+_OCTAL = re.compile(rb" *([0-7]+)[ \0]*|\0*")  # GNU tar skips a member whose size is blanks alone
 _BASE_256_FLAG = 0x80  # of the first byte of a number
 
 _PAX_KIND = b"x"
 _PAX_BYTES = 4096  # a path, three times and an owner need some 500
-_PAX_KEYS = ("path", "mtime", "atime", "ctime", "uid", "gid", "uname", "gname")
+_PAX_TIME = re.compile(rb"-?[0-9]{1,19}(?:\.[0-9]{1,19})?")
+_PAX_NUMBER = re.compile(rb"[0-9]{1,19}")
+_PAX_TEXT = re.compile(rb"(?s:.*)")
+_PAX_KEYS = {
+    "path": _PAX_TEXT, "mtime": _PAX_TIME, "atime": _PAX_TIME, "ctime": _PAX_TIME, "uid": _PAX_NUMBER, "gid": _PAX_NUMBER,
+    "uname": _PAX_TEXT, "gname": _PAX_TEXT,
+}  # fmt: skip
 _PAX_RECORD = re.compile(rb"([1-9][0-9]{0,3}) ([^=\n]+)=")
 _FILE_KINDS = (b"0", b"\0")
 _DIRECTORY_KIND = b"5"
@@ -191,6 +197,8 @@ class _Reader:
             if key in records:
                 raise self._error(f"pax header at byte {offset} has two records {key!r}")
             records[key] = data[match.end() : length - 1]
+            if not _PAX_KEYS[key].fullmatch(records[key]):
+                raise self._error(f"pax header at byte {offset} has {records[key]!r} as its `{key}`, expected a number")
             data = data[length:]
         return records
 
@@ -205,6 +213,11 @@ class _Reader:
         if not is_directory and header.kind not in _FILE_KINDS:
             what = _OTHER_KINDS.get(header.kind, f"of the type {header.kind!r}")
             raise self._error(f"member {name!r} is {what}; only files and directories are allowed")
+        if not is_directory and header.name.endswith("/") and not name.endswith("/"):
+            # An old tar would take the header for a directory's.
+            raise self._error(
+                f"member {name!r} has a pax path, and a header with the name {header.name!r} of a directory"
+            )
         if is_directory and header.size_bytes:
             raise self._error(f"directory {name!r} has {header.size_bytes} bytes of content, expected none")
         self._check_extent(header, f"member {name!r}")
@@ -235,5 +248,5 @@ def _text(raw: bytes) -> str:
     return raw.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
 
 
-def _listed(keys: tuple[str, ...]) -> str:
+def _listed(keys: Iterable[str]) -> str:
     return ", ".join(f"`{key}`" for key in keys)

@@ -9,7 +9,6 @@ import resource
 import socket
 import subprocess
 import tarfile
-import time
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 import zstandard
+from fuzz import BLOCK, END, FIELDS, GNU, header, member, pax, record, signed, stdlib_tar
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,76 +30,8 @@ if TYPE_CHECKING:
 
     Refuses: TypeAlias = Callable[[bytes], str]
 
-BLOCK = 512
-END = bytes(2 * BLOCK)
-POSIX = b"ustar\x0000"
-GNU = b"ustar  \0"
-FIELDS = {
-    "name": (0, 100),
-    "mode": (100, 108),
-    "uid": (108, 116),
-    "gid": (116, 124),
-    "size": (124, 136),
-    "mtime": (136, 148),
-    "checksum": (148, 156),
-    "kind": (156, 157),
-    "linkname": (157, 257),
-    "magic": (257, 265),
-    "devmajor": (329, 337),
-    "devminor": (337, 345),
-    "prefix": (345, 500),
-}
 NOT_TAR = "is neither a tar archive nor one compressed with gzip or zstd"
 BAD_CHARACTER = "has a character in its name other than letters, digits, space and `_+@.,=~-`"
-
-
-def header(name: bytes, size: int = 0, kind: bytes = b"0", **fields: bytes) -> bytes:
-    """Make one ustar header, with whatever a test wants in it and a right checksum unless that is given."""
-    content = {"name": name, "mode": b"0000644", "size": b"%011o" % size, "kind": kind, "magic": POSIX} | fields
-    block = bytearray(BLOCK)
-    for field, value in content.items():
-        start, stop = FIELDS[field]
-        block[start:stop] = value.ljust(stop - start, b"\0")
-    return bytes(block) if "checksum" in fields else signed(bytes(block))
-
-
-def signed(block: bytes) -> bytes:
-    blank = block[:148] + b" " * 8 + block[156:]
-    return block[:148] + b"%06o\0 " % sum(blank) + block[156:]
-
-
-def member(name: bytes, data: bytes = b"", kind: bytes = b"0", **fields: bytes) -> bytes:
-    return header(name, len(data), kind, **fields) + data + bytes(-len(data) % BLOCK)
-
-
-def pax(**records: bytes) -> bytes:
-    return member(b"././@PaxHeader", b"".join(record(key.encode(), value) for key, value in records.items()), b"x")
-
-
-def record(key: bytes, value: bytes) -> bytes:
-    body = b" %b=%b\n" % (key, value)
-    length = len(body) + 1
-    while len(b"%d" % length + body) != length:
-        length += 1
-    return b"%d" % length + body
-
-
-def stdlib_tar(
-    files: dict[str, bytes], *, form: Literal[0, 1, 2] = tarfile.USTAR_FORMAT, mtime: float = 0, root: str = ""
-) -> bytes:
-    """Make a tar with the standard library; `root` is put before each name, and its directory is added if given."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
-        directories = {str(parent) for name in files for parent in Path(name).parents} if root else set()
-        for directory in sorted(directories):
-            entry = tarfile.TarInfo("." if directory == "." else root + directory)
-            entry.type, entry.mtime, entry.mode = tarfile.DIRTYPE, mtime, 0o755
-            tar.addfile(entry)
-        for name, data in sorted(files.items()):
-            entry = tarfile.TarInfo(root + name)
-            entry.size, entry.mtime, entry.uname, entry.gname = len(data), mtime, "root", "root"
-            tar.addfile(entry, io.BytesIO(data))
-    return buffer.getvalue()
 
 
 def written(folder: Path, data: bytes, name: str = "kws.tar") -> Path:
@@ -142,7 +74,7 @@ MODEL = {
 
 
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
-def test_read_accepts_tvm_archive(tmp_path: Path, form: Literal[0, 1, 2]) -> None:
+def test_read_accepts_every_form_that_tarfile_writes(tmp_path: Path, form: Literal[0, 1, 2]) -> None:
     path = written(tmp_path, stdlib_tar(MODEL, form=form, mtime=1669891200.25, root="./"))
 
     archive = open_archive(path)
@@ -267,82 +199,16 @@ def test_read_refuses_long_name(refuses: Refuses) -> None:
     assert refuses(data) == f"kws.tar: member '{'n' * 255}' has a name of more than 255 bytes"
 
 
-@pytest.mark.parametrize("name", ["..", "../x", "a/../b", "./../x", "a/.."])
-def test_read_refuses_parent_path(refuses: Refuses, name: str) -> None:
-    assert refuses(member(name.encode()) + END) == f"kws.tar: member '{name.removeprefix('./')}' leaves the archive"
-
-
-def test_read_refuses_absolute_path(refuses: Refuses) -> None:
-    assert refuses(member(b"/etc/passwd") + END) == "kws.tar: member '/etc/passwd' has an absolute name"
-    assert refuses(member(b".//etc") + END) == "kws.tar: member '/etc' has an absolute name"
-
-
-def test_read_refuses_backslash(refuses: Refuses) -> None:
-    assert refuses(member(rb"..\x") + END) == r"kws.tar: member '..\\x' has a backslash in its name"
-
-
-def test_read_refuses_drive(refuses: Refuses) -> None:
-    assert refuses(member(b"C:/x") + END) == "kws.tar: member 'C:/x' names a drive"
-
-
-@pytest.mark.parametrize("name", ["aux.c", "src/NUL", "con/x", "com1.tar.gz", "lpt9 .c"])
-def test_read_refuses_windows_device_name(refuses: Refuses, name: str) -> None:
-    assert refuses(member(name.encode()) + END) == f"kws.tar: member '{name}' has the name of a Windows device"
-
-
-def test_read_refuses_control_character(refuses: Refuses) -> None:
-    assert refuses(member(b"a\nb") + END) == r"kws.tar: member 'a\nb' has a control character in its name"
-    assert refuses(member(b"a\x7f") + END) == r"kws.tar: member 'a\x7f' has a control character in its name"
-
-
 def refused_kind(what: str) -> str:
     return f"kws.tar: member 'm' is {what}; only files and directories are allowed"
-
-
-def test_read_refuses_symlink(refuses: Refuses) -> None:
-    assert refuses(member(b"m", kind=b"2", linkname=b"/etc") + END) == refused_kind("a symbolic link")
-
-
-def test_read_refuses_hardlink(refuses: Refuses) -> None:
-    assert refuses(member(b"m", kind=b"1", linkname=b"x") + END) == refused_kind("a hard link")
-
-
-def test_read_refuses_device(refuses: Refuses) -> None:
-    assert refuses(member(b"m", kind=b"3") + END) == refused_kind("a character device")
-    assert refuses(member(b"m", kind=b"4") + END) == refused_kind("a block device")
-
-
-def test_read_refuses_fifo(refuses: Refuses) -> None:
-    assert refuses(member(b"m", kind=b"6") + END) == refused_kind("a FIFO")
 
 
 def test_read_refuses_contiguous_file(refuses: Refuses) -> None:
     assert refuses(member(b"m", kind=b"7") + END) == refused_kind("a contiguous file")
 
 
-def test_read_refuses_sparse(refuses: Refuses) -> None:
-    assert refuses(member(b"m", kind=b"S", magic=GNU) + END) == refused_kind("a sparse file")
-    assert refuses(member(b"h", record(b"GNU.sparse.major", b"1"), b"x") + member(b"m") + END) == (
-        "kws.tar: pax header at byte 0 has a record 'GNU.sparse.major', expected one of "
-        "`path`, `mtime`, `atime`, `ctime`, `uid`, `gid`, `uname`, `gname`"
-    )
-
-
-def test_read_refuses_gnu_long_name(refuses: Refuses) -> None:
-    for kind, what in ((b"L", "a GNU long name"), (b"K", "a GNU long link name")):
-        data = member(b"m", b"long\0", kind, magic=GNU) + member(b"n") + END
-        assert refuses(data) == refused_kind(what)
-
-
 def test_read_refuses_unknown_type(refuses: Refuses) -> None:
     assert refuses(member(b"m", kind=b"Z") + END) == refused_kind("of the type b'Z'")
-
-
-def test_read_refuses_pax_size(refuses: Refuses) -> None:
-    assert refuses(pax(size=b"1") + member(b"m") + END) == (
-        "kws.tar: pax header at byte 0 has a record 'size', expected one of "
-        "`path`, `mtime`, `atime`, `ctime`, `uid`, `gid`, `uname`, `gname`"
-    )
 
 
 def test_read_refuses_pax_linkpath(refuses: Refuses) -> None:
@@ -398,37 +264,10 @@ def test_read_refuses_pax_header_without_member(refuses: Refuses) -> None:
     assert refuses(pax(mtime=b"1") + pax(mtime=b"1") + member(b"m") + END) == message
 
 
-def test_read_refuses_global_pax(refuses: Refuses) -> None:
-    assert refuses(member(b"m", record(b"path", b"x"), b"g") + END) == refused_kind("a global pax header")
-
-
 def test_read_refuses_gnu_extension_fields(refuses: Refuses) -> None:
     data = member(b"m", magic=GNU, prefix=b"evil") + END
 
     assert refuses(data) == "kws.tar: member 'm' has GNU extension fields in its header"
-
-
-def test_read_refuses_duplicate(refuses: Refuses) -> None:
-    assert refuses(member(b"m", b"1") + member(b"x") + member(b"m", b"2") + END) == "kws.tar: member 'm' occurs twice"
-    assert refuses(member(b"d/", kind=b"5") + member(b"d", kind=b"5") + END) == "kws.tar: member 'd' occurs twice"
-
-
-def test_read_refuses_duplicate_after_dot_slash(refuses: Refuses) -> None:
-    assert refuses(member(b"m") + member(b"./m") + END) == "kws.tar: member 'm' occurs twice"
-
-
-def test_read_refuses_case_clash(refuses: Refuses) -> None:
-    assert refuses(member(b"M") + member(b"m") + END) == "kws.tar: members 'M' and 'm' differ only in case"
-    assert refuses(member(b"src/a") + member(b"Src/b") + END) == (
-        "kws.tar: members 'src/a' and 'Src/b' differ only in case"
-    )
-
-
-def test_read_refuses_file_as_directory(refuses: Refuses) -> None:
-    message = "kws.tar: member 'a' is both a file and a directory"
-
-    assert refuses(member(b"a/b") + member(b"a+") + member(b"a") + END) == message
-    assert refuses(member(b"a") + member(b"a/", kind=b"5") + END) == message
 
 
 def test_read_refuses_directory_with_content(refuses: Refuses) -> None:
@@ -437,14 +276,8 @@ def test_read_refuses_directory_with_content(refuses: Refuses) -> None:
     assert refuses(data) == "kws.tar: directory 'd/' has 5 bytes of content, expected none"
 
 
-def test_read_refuses_bad_checksum(refuses: Refuses) -> None:
-    data = header(b"m", checksum=b"0000001\0") + END
-
-    assert refuses(data) == "kws.tar: header at byte 0 has the checksum 1, expected 1946"
-
-
 @pytest.mark.parametrize("field", ["mode", "uid", "gid", "size", "mtime", "devmajor", "devminor", "checksum"])
-@pytest.mark.parametrize("value", [b"0000008", b"-000001", b"0x1", b"0o1", b"1_0", b"1 1", b"\t1"])
+@pytest.mark.parametrize("value", [b"0000008", b"-000001", b"0x1", b"0o1", b"1_0", b"1 1", b"\t1", b"\0\x801"])
 def test_read_refuses_non_octal_number(refuses: Refuses, field: str, value: bytes) -> None:
     raw = value.ljust(FIELDS[field][1] - FIELDS[field][0], b"\0")
 
@@ -458,42 +291,6 @@ def test_read_refuses_non_octal_number(refuses: Refuses, field: str, value: byte
 
 def patched(data: bytes, offset: int, value: bytes) -> bytes:
     return data[:offset] + value + data[offset + len(value) :]
-
-
-def test_read_refuses_base256_size(refuses: Refuses) -> None:
-    message = "kws.tar: member 'm' has a base-256 number in its `size` field, expected octal"
-
-    assert refuses(signed(patched(header(b"m"), 124, b"\x80" + bytes(9) + b"\x04\0")) + END) == message
-    assert refuses(signed(patched(header(b"m"), 124, b"\xff" * 12)) + END) == message
-
-
-def test_read_refuses_the_sparse_base256_archive_that_hangs_tarfile(refuses: Refuses) -> None:
-    sparse = b"".join(
-        record(key, value)
-        for key, value in ((b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0"), (b"GNU.sparse.name", b"n"))
-    )
-    endless = signed(patched(header(b"f"), 124, b"\0\x800000002000"))
-    data = member(b"././@PaxHeader", sparse, b"x") + endless + b"3\n0\n512\n".ljust(BLOCK, b"\0") + END
-    start = time.process_time()
-
-    assert refuses(data) == (
-        "kws.tar: pax header at byte 0 has a record 'GNU.sparse.major', expected one of "
-        "`path`, `mtime`, `atime`, `ctime`, `uid`, `gid`, `uname`, `gname`"
-    )
-    assert refuses(data[2 * BLOCK :]) == (
-        r"kws.tar: member 'f' has b'\x00\x800000002000' in its `size` field, expected octal"
-    )
-    assert time.process_time() - start < 1
-
-
-def test_read_refuses_truncated_member(refuses: Refuses) -> None:
-    data = member(b"a") + member(b"m", b"x" * 600)
-
-    assert refuses(data[:-1]) == "kws.tar: member 'm' is truncated: 1023 bytes are left of 1024"
-    assert refuses(data[: 3 * BLOCK]) == "kws.tar: member 'm' is truncated: 512 bytes are left of 1024"
-    assert refuses(header(b"m", 8**11 - 1) + END) == (
-        "kws.tar: member 'm' is truncated: 1024 bytes are left of 8589934592"
-    )
 
 
 def test_read_refuses_truncated_pax_header(refuses: Refuses) -> None:
@@ -511,25 +308,6 @@ def test_read_refuses_truncated_header(refuses: Refuses) -> None:
 def test_read_refuses_missing_end_marker(refuses: Refuses) -> None:
     assert refuses(member(b"m")) == "kws.tar: is truncated: it ends at byte 512 without an end marker"
     assert refuses(member(b"m") + bytes(BLOCK)) == "kws.tar: is truncated: it ends at byte 1024 in its end marker"
-
-
-def test_read_refuses_nonzero_padding(refuses: Refuses) -> None:
-    data = header(b"m", 3) + b"abc" + b"\0" * 508 + b"!"
-
-    assert refuses(data + END) == "kws.tar: member 'm' has padding that is not zero"
-
-
-def test_read_refuses_trailing_data(refuses: Refuses) -> None:
-    assert refuses(member(b"m") + bytes(9000) + b"x") == "kws.tar: has data after its end marker, at byte 9512"
-    assert (
-        refuses(member(b"m") + bytes(BLOCK) + b"\n") == "kws.tar: is truncated: it ends at byte 1025 in its end marker"
-    )
-
-
-def test_read_refuses_second_archive(refuses: Refuses) -> None:
-    tar = member(b"m") + END
-
-    assert refuses(tar + tar) == "kws.tar: has data after its end marker, at byte 1536"
 
 
 def test_read_refuses_header_without_magic(refuses: Refuses) -> None:
@@ -614,16 +392,6 @@ def test_read_refuses_trailing_data_wherever_the_compressed_data_ends(refuses: R
         )
 
 
-@pytest.mark.parametrize("junk", [b"\0", b"junk", b"x" * 5000, gzip.compress(b"")])
-def test_read_refuses_gzip_trailing(refuses: Refuses, junk: bytes) -> None:
-    assert refuses(gzip.compress(END) + junk) == "kws.tar: has data after the end of its compressed data"
-
-
-@pytest.mark.parametrize("junk", [b"\0", b"junk", b"x" * 5000, zstandard.compress(b""), b"\x50\x2a\x4d\x18\0\0\0\0"])
-def test_read_refuses_zstd_trailing(refuses: Refuses, junk: bytes) -> None:
-    assert refuses(zstandard.compress(END) + junk) == "kws.tar: has data after the end of its compressed data"
-
-
 @pytest.mark.parametrize("form", ["tar.gz", "tar.zst"])
 def test_read_refuses_truncated_compressed_data(refuses: Refuses, form: str) -> None:
     data = PACKED[form](stdlib_tar(MODEL))
@@ -649,27 +417,6 @@ def test_read_refuses_compressed_data_that_is_no_tar(refuses: Refuses) -> None:
     assert refuses(gzip.compress(gzip.compress(END))) == f"kws.tar: {NOT_TAR}"
 
 
-def test_read_refuses_zstd_bomb(refuses: Refuses) -> None:
-    compressor = zstandard.ZstdCompressor(level=1).compressobj(size=1 << 28)
-    bomb = b"".join([*(compressor.compress(bytes(1 << 20)) for _ in range(1 << 8)), compressor.flush()])
-    start = time.process_time()
-
-    message = refuses(bomb)
-
-    assert time.process_time() - start < 1
-    assert message == f"kws.tar: unpacks to more than 16777216 bytes, the limit for {len(bomb)} compressed ones"
-
-
-def test_read_refuses_gzip_bomb(refuses: Refuses) -> None:
-    bomb = gzip.compress(bytes(64 << 20))
-    start = time.process_time()
-
-    message = refuses(bomb)
-
-    assert time.process_time() - start < 1
-    assert message == f"kws.tar: unpacks to more than 16777216 bytes, the limit for {len(bomb)} compressed ones"
-
-
 def test_read_allows_more_to_larger_compressed_files(tmp_path: Path) -> None:
     data = zstandard.compress(stdlib_tar({"weights": bytes(20_000)}))
     path = written(tmp_path, data)
@@ -681,30 +428,6 @@ def test_read_allows_more_to_larger_compressed_files(tmp_path: Path) -> None:
     )
     assert "weights" in names(path, Limits(expansion_floor_bytes=30_720, expansion_ratio=1))
     assert "weights" in names(path, Limits(expansion_floor_bytes=0, expansion_ratio=1000))
-
-
-def test_read_refuses_big_window(refuses: Refuses) -> None:
-    parameters = zstandard.ZstdCompressionParameters(window_log=28, enable_ldm=True)
-    compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
-    data = compressor.compress(END) + compressor.flush()
-
-    assert refuses(data) == "kws.tar: needs a zstd window of 268435456 bytes; at most 134217728 are allowed"
-
-
-def test_read_refuses_too_many_members(tmp_path: Path) -> None:
-    path = written(tmp_path, member(b"./", kind=b"5") + member(b"d/", kind=b"5") + member(b"a") + member(b"b") + END)
-
-    assert refusal(path, Limits(member_count=2)) == "kws.tar: has more than 2 members"
-    assert len(open_archive(path, limits=Limits(member_count=3)).members) == 2
-
-
-def test_read_refuses_metadata_too_large(tmp_path: Path) -> None:
-    path = written(tmp_path, member(b"./metadata.json", b"12345") + END)
-
-    assert refusal(path, Limits(metadata_bytes=4)) == (
-        "kws.tar: member 'metadata.json' has 5 bytes; at most 4 are allowed"
-    )
-    assert "metadata.json" in names(path, Limits(metadata_bytes=5))
 
 
 def test_read_refuses_member_too_large(tmp_path: Path) -> None:
@@ -846,12 +569,7 @@ def test_load_json() -> None:
     assert load_json(text, where="x") == {"a": [1, -2.5, True, None, "😀"], "b": 2**64 - 1}
 
 
-def test_read_refuses_duplicate_json_key() -> None:
-    assert refused_json('{"a": {"b": 1, "b": 1}}') == "key 'b' is given twice in one object"
-
-
-def test_read_refuses_nan() -> None:
-    assert refused_json('{"a": NaN}') == "has the number `NaN`, which is not JSON"
+def test_load_json_refuses_numbers_that_are_not_finite() -> None:
     assert refused_json("[-Infinity]") == "has the number `-Infinity`, which is not JSON"
     assert refused_json("1e999") == "has a number too large for a 64-bit float"
 
@@ -908,114 +626,3 @@ def test_read_gives_back_what_the_standard_library_wrote(
     path = written(tmp_path_factory.mktemp("round"), PACKED[form](stdlib_tar(files, root=root)))
 
     assert contents(open_archive(path)) == files
-
-
-NASTY = (
-    b"",
-    b"\x80",
-    b"\xff" * 12,
-    b"7" * 12,
-    b"0" * 12,
-    b"\0" * 12,
-    b" 1",
-    b"-1",
-    b"00000001000\0",
-    b"../x",
-    b"a/",
-    b"/",
-)
-
-
-def mutated(rng: random.Random, tar: bytes) -> bytes:
-    """Change a tar in a way that damage or an attacker might; mostly with checksums made right again."""
-    data = bytearray(tar)
-    for _ in range(rng.randint(1, 3)):
-        block = rng.randrange(len(data) // BLOCK + 1) * BLOCK
-        match rng.randrange(7):
-            case 0:
-                data[rng.randrange(len(data) or 1) : block] = b""
-            case 1:
-                data[block:block] = data[: rng.randrange(4) * BLOCK]
-            case 2:
-                del data[block : block + BLOCK]
-            case 3:
-                data += rng.choice((b"x", bytes(BLOCK), tar))
-            case 4:
-                position = rng.randrange(len(data) or 1)
-                data[position : position + 1] = rng.randbytes(1)
-            case _:
-                start, stop = FIELDS[rng.choice(list(FIELDS))]
-                value = rng.choice((*NASTY, rng.choice(b"0157xgLKS\0").to_bytes(1, "big"), POSIX, GNU))[: stop - start]
-                data[block + start : block + start + len(value)] = value
-    return resigned(bytes(data)) if rng.random() < 0.9 else bytes(data)
-
-
-def resigned(data: bytes) -> bytes:
-    blocks = [data[start : start + BLOCK] for start in range(0, len(data), BLOCK)]
-    return b"".join(signed(block) if block[257:262] == b"ustar" and len(block) == BLOCK else block for block in blocks)
-
-
-def seeds() -> list[bytes]:
-    """Make small tars of all the kinds that are read, without the long run of zeros at the end."""
-    files = {"a/" + "d" * 110 + "/x.c": b"int x;", "metadata.json": b"{}", "p": b"\1" * 600, "empty": b""}
-    short = {name: data for name, data in files.items() if len(name) < 100}
-    tars = [
-        stdlib_tar(files, form=tarfile.USTAR_FORMAT),
-        stdlib_tar(files, form=tarfile.PAX_FORMAT, mtime=1.5, root="./"),
-        stdlib_tar(short, form=tarfile.GNU_FORMAT, mtime=1.5, root="./"),
-    ]
-    return [tar.rstrip(b"\0") + bytes(-len(tar.rstrip(b"\0")) % BLOCK) + END for tar in tars]
-
-
-def seen_by_tarfile(path: Path) -> list[tuple[str, bytes]]:
-    found = []
-    with tarfile.open(path, "r:") as tar:
-        for entry in tar:
-            content = tar.extractfile(entry) if entry.isreg() else None
-            if content is not None:
-                found.append((entry.name.removeprefix("./"), content.read()))
-    return sorted(found)
-
-
-def seen_by_gnu_tar(path: Path) -> list[tuple[str, int]]:
-    command = ["tar", "--numeric-owner", "--full-time", "-tvf", str(path)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    rows = [line.split(maxsplit=5) for line in done.stdout.splitlines() if line.startswith("-")]
-    return sorted((name.removeprefix("./"), int(size)) for _, _, size, _, _, name in rows)
-
-
-def test_read_of_mutated_tar_refuses_it_or_agrees_with_other_readers(tmp_path: Path) -> None:
-    rng = random.Random(8)  # noqa: S311 - not for secrets
-    originals = seeds()
-    accepted = 0
-    for _ in range(5000):
-        path = written(tmp_path, mutated(rng, rng.choice(originals)))
-        start = time.process_time()
-        try:
-            found = contents(open_archive(path))
-        except ArchiveError:
-            found = None
-        assert time.process_time() - start < 1
-        if found is not None:
-            accepted += 1
-            assert sorted(found.items()) == seen_by_tarfile(path)
-            sizes = sorted((name, len(data)) for name, data in found.items())
-            assert accepted % 20 or sizes == seen_by_gnu_tar(path)
-    assert accepted > 500
-
-
-@pytest.mark.parametrize("form", ["tar.gz", "tar.zst"])
-def test_read_of_mutated_compressed_tar_refuses_it_or_gives_the_same(tmp_path: Path, form: str) -> None:
-    rng = random.Random(9)  # noqa: S311 - not for secrets
-    data = PACKED[form](stdlib_tar(MODEL))
-    for _ in range(1000):
-        position = rng.randrange(len(data))
-        damaged = patched(data, position, rng.randbytes(rng.randint(1, 4)))[: rng.randint(position, 2 * len(data))]
-        path = written(tmp_path, damaged)
-        start = time.process_time()
-        try:
-            found = contents(open_archive(path))
-        except ArchiveError:
-            found = MODEL
-        assert time.process_time() - start < 1
-        assert found == MODEL

@@ -81,7 +81,8 @@ LLVM_BITCODE_MAGIC = b"BC\xc0\xde"
 # What is in a file is read, not mapped, so that larger alignments in it would only be padding.
 _FILE_ALIGNMENT = 16
 _MAX_NAMES = 1 << 26  # names may share their ends, so that a small table could ask for any amount of memory
-_MAX_SECTIONS = 4_000_000  # a header can claim 2**32; the file must hold a table entry for each anyway
+_MAX_SECTIONS = 200_000  # one for each function and datum of a model has some thousand
+_MAX_SYMBOLS = 1_000_000  # each costs a Python string
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,6 +312,8 @@ class _Reader:
             return no_symbols()
         table = tables[0]
         rows = np.frombuffer(table.data, self.machine.symbol_dtype)
+        if len(rows) > _MAX_SYMBOLS:
+            raise self._damaged(f"it has {len(rows)} symbols; at most {_MAX_SYMBOLS} are allowed")
         index = self._section_indices(rows["section"], sections)
         if not 0 < table.info <= len(rows):
             raise self._damaged(f"{table.info} local symbols of {len(rows)}")

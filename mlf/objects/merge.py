@@ -199,6 +199,9 @@ class _Writer:
             # Beside the locals of their object, so that they belong to its STT_FILE symbol, which linkers' messages name.
             for name in names_by_object.get(number, ()):
                 row = self._global_row(name)
+                if row is None and name in self.merge.exports:
+                    label = self.merge.objects[number].label
+                    raise ObjectError(f"defines `{name}` in a section that holds no code and no data", where=label)
                 if row is None:
                     continue
                 if row.info >> 4 == elf.STB_LOCAL:
