@@ -8,21 +8,23 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from mlf import __version__
+import mlf
 from mlf.errors import MlfError, OutputError, UsageError, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from types import FrameType
 
-    from mlf.toolchain import Compiler
 
+Value = TypeVar("Value")
+LATEST_VERSION = 8  # of the format; `mlf.metadata` has it too, but would cost every start its imports
 ERROR_SCHEMA = "mlf-error-v1"
 _TARGET_HELP = "Processor: host, cortex-m0, -m3, -m4, -m7, -m33, -m55, rv32imac, rv32imafc."
 
@@ -69,7 +71,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
 
 def _run_command(*, as_json: bool) -> int:
     try:
-        commands.main(standalone_mode=False)
+        status = commands.main(standalone_mode=False)
     except MlfError as error:
         return _report(error, as_json=as_json)
     except click.exceptions.Exit as done:
@@ -83,7 +85,7 @@ def _run_command(*, as_json: bool) -> int:
         return _report(OutputError(reason_of(error), where=place), as_json=as_json)
     except Exception as error:  # noqa: BLE001  # the last resort: a message instead of a traceback
         return _report_bug(error, as_json=as_json)
-    return 0
+    return status if isinstance(status, int) else 0  # what a command gave to `context.exit`
 
 
 def _report(error: MlfError, *, as_json: bool) -> int:
@@ -142,24 +144,54 @@ def _print(text: str) -> None:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str], None]]:
-    """Show what is being done, on stderr and only on a terminal."""
+    """Show what is being done, on stderr and only on a terminal, from the first word on."""
     if not os.isatty(2):
         yield lambda _: None
         return
-    from rich.console import Console  # noqa: PLC0415  # 60 ms, for terminals alone
+    with ExitStack() as stack:
+        shown: list[Callable[[str], None]] = []
 
-    with Console(stderr=True).status("reading") as status:
-        yield status.update
+        def show(text: str) -> None:
+            if not shown:
+                from rich.console import Console  # noqa: PLC0415  # 60 ms, for terminals alone
+
+                shown.append(stack.enter_context(Console(stderr=True).status(text)).update)
+            shown[0](text)
+
+        yield show
 
 
-def _compiler(target: str, cc: str | None, cflags: tuple[str, ...]) -> Compiler:
-    from mlf.toolchain import compiler_for, split_words  # noqa: PLC0415  # subprocess
+def _words(cflags: tuple[str, ...]) -> list[str]:
+    from mlf.toolchain import split_words  # noqa: PLC0415  # subprocess
 
-    flags = [flag for text in cflags for flag in split_words(text, option="--cflags")]
-    return compiler_for(target, cc=cc, cflags=flags)
+    return [flag for text in cflags for flag in split_words(text, option="--cflags")]
+
+
+def _epoch_s() -> int:
+    """Give the time that archives bear: SOURCE_DATE_EPOCH, as reproducible builds have it, or 0."""
+    text = os.environ.get("SOURCE_DATE_EPOCH") or "0"
+    if not text.isascii() or not text.isdigit():
+        raise UsageError(f"SOURCE_DATE_EPOCH is `{text}`, expected a number of seconds")
+    return int(text)
+
+
+def _tell(
+    value: Value, document: Callable[[Value], Mapping[str, Any]], text: Callable[[Value], str], *, as_json: bool
+) -> None:
+    if as_json:
+        _print_json(document(value))
+    else:
+        _print(text(value))
 
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSON document; schemas/ describes it.")
+_archive_output_option = click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The archive: .tar, .tar.gz or .tar.zst.",
+)
 _target_option = click.option("--target", default="host", show_default=True, metavar="TARGET", help=_TARGET_HELP)
 _cc_option = click.option(
     "--cc", envvar="MLF_CC", metavar="COMMAND", help="C compiler; a launcher such as ccache may stand in front."
@@ -170,7 +202,7 @@ _cflags_option = click.option(
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False)
-@click.version_option(__version__, "--version", message="mlf %(version)s")
+@click.version_option(mlf.__version__, "--version", message="mlf %(version)s")
 def commands() -> None:
     """Package compiled machine-learning models, and link several of them into one firmware library."""
 
@@ -181,15 +213,137 @@ def commands() -> None:
 def inspect(archive: Path, *, as_json: bool) -> None:
     """Show what an archive holds: its modules, their tensors, memory and members."""
     from mlf import report  # noqa: PLC0415
-    from mlf.archive import open_archive  # noqa: PLC0415
-    from mlf.module import read_modules  # noqa: PLC0415
 
-    with open_archive(archive) as opened:
-        modules = read_modules(opened)
-        if as_json:
-            _print_json(report.inspect_document(opened, modules))
-        else:
-            _print(report.inspect_text(opened, modules))
+    _tell(mlf.inspect(archive), report.inspect_document, report.inspect_text, as_json=as_json)
+
+
+@commands.command()
+@click.argument("archives", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="ARCHIVE...")
+@click.option("--strict", is_flag=True, help="Warnings count as errors.")
+@click.option("-j", "--jobs", type=click.IntRange(min=1), help="Archives at a time; one per processor by default.")
+@_json_option
+@click.pass_context
+def validate(
+    context: click.Context, archives: tuple[Path, ...], *, strict: bool, jobs: int | None, as_json: bool
+) -> None:
+    """Judge archives: version, schema, digests, sizes against code, symbols, names, parameters, objects.
+
+    The exit status is 1 if one of them has an error, with --strict also if it has a warning.
+    """
+    from mlf import report  # noqa: PLC0415
+
+    with _progress() as progress:
+        verdicts = tuple(mlf.validate_all(archives, jobs=jobs or os.cpu_count() or 1, progress=progress))
+    if as_json:
+        _print_json(report.validate_document(verdicts, strict=strict))
+    else:
+        _print(report.validate_text(verdicts, strict=strict))
+    if not all(verdict.is_good(strict=strict) for verdict in verdicts):
+        context.exit(1)
+
+
+@commands.command()
+@click.argument("archive", metavar="ARCHIVE[:MODULE]")
+@click.option("--to", type=int, default=LATEST_VERSION, show_default=True, metavar="N", help="Version of the format.")
+@_archive_output_option
+@_json_option
+def convert(archive: str, *, to: int, output: Path, as_json: bool) -> None:
+    """Write an archive as another version of the format; every member keeps its bytes.
+
+    What had to be inferred from the code, and what the other version cannot say, is listed.
+    """
+    from mlf import report  # noqa: PLC0415
+
+    with _progress() as progress:
+        progress("converting")
+        done = mlf.convert(archive, to=to, output=output, epoch_s=_epoch_s())
+    _tell(done, report.convert_document, partial(report.convert_text, output=str(output)), as_json=as_json)
+
+
+@commands.command()
+@click.argument("source", type=click.Path(path_type=Path), metavar="[SOURCE]")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The archive: .tar, .tar.gz or .tar.zst.")
+@click.option("--name", metavar="NAME", help="Another name for the model.")
+@click.option(
+    "--golden",
+    multiple=True,
+    nargs=2,
+    type=click.Path(path_type=Path),
+    metavar="IN.npz OUT.npz",
+    help="Golden data to keep in the archive; repeatable.",
+)
+@click.option("--rtol", type=click.FloatRange(min=0), help="Relative tolerance of the golden outputs.")
+@click.option("--atol", type=click.FloatRange(min=0), help="Absolute tolerance of the golden outputs.")
+@click.option("--init", is_flag=True, help="Write a first description.toml into the directory SOURCE.")
+@_json_option
+def export(  # noqa: PLR0913  # the options of a command
+    source: Path,
+    *,
+    output: Path | None,
+    name: str | None,
+    golden: tuple[tuple[Path, Path], ...],
+    rtol: float | None,
+    atol: float | None,
+    init: bool,
+    as_json: bool,
+) -> None:
+    """Make an archive of compiled code.
+
+    SOURCE is a directory that a compiler left behind, one with a description.toml, such a file itself, or another archive.
+    Without -o the one argument is the archive, and the current directory is packed.
+    """
+    from mlf import report  # noqa: PLC0415
+
+    if init:
+        _init(source)
+        return
+    source, output = _source_and_output(source, output)
+    tolerance: dict[str, Any] = {key: value for key, value in (("rtol", rtol), ("atol", atol)) if value is not None}
+    files = [mlf.GoldenFiles(inputs=inputs, outputs=outputs, **tolerance) for inputs, outputs in golden]
+    with _progress() as progress:
+        progress("exporting")
+        made = mlf.export(source, output=output, name=name, golden=files, epoch_s=_epoch_s())
+    _tell(made, report.export_document, partial(report.export_text, output=str(output)), as_json=as_json)
+
+
+def _source_and_output(source: Path, output: Path | None) -> tuple[Path, Path]:
+    if output is not None:
+        return source, output
+    if source.is_dir() or source.suffix == ".toml":
+        hint = f"say where: `mlf export {source} -o model.tar`"
+        raise UsageError(f"{source} is what to pack; where should the archive go?", hint=hint)
+    return Path(), source
+
+
+def _init(folder: Path) -> None:
+    from mlf.files import replace_files  # noqa: PLC0415
+
+    path = folder / "description.toml"
+    if path.exists():
+        raise UsageError("is there already", where=str(path), hint="remove it to have it written again")
+    text = mlf.describe_folder(folder)
+    replace_files({path: text.encode()})
+    _print(f"{path}: look through it, fill in what is marked, then `mlf export {folder} -o model.tar`")
+
+
+@commands.command()
+@click.argument("before", type=click.Path(path_type=Path), metavar="A")
+@click.argument("after", type=click.Path(path_type=Path), metavar="B")
+@_json_option
+@click.pass_context
+def diff(context: click.Context, before: Path, after: Path, *, as_json: bool) -> None:
+    """Show what changed between two archives, by meaning: tensors, memory, operators, weights.
+
+    The exit status is 0 if they hold the same, 1 if not.
+    """
+    from mlf import report  # noqa: PLC0415
+
+    with _progress() as progress:
+        progress("comparing")
+        found = mlf.diff(before, after)
+    _tell(found, report.diff_document, report.diff_text, as_json=as_json)
+    if not found.is_same:
+        context.exit(1)
 
 
 @commands.command()
@@ -225,21 +379,14 @@ def link(  # noqa: PLR0913  # the options of a command
     library, the JSON document of what it holds beside it too.
     """
     from mlf import report  # noqa: PLC0415
-    from mlf.link import link as link_models  # noqa: PLC0415
-    from mlf.link import parse_request, plan_link  # noqa: PLC0415
 
-    requests = [parse_request(text) for text in archives]
+    how: dict[str, Any] = {"output": output, "target": target, "cc": cc, "cflags": _words(cflags)}
+    if dry_run:
+        _tell(mlf.plan_link(archives, **how), report.plan_document, report.plan_text, as_json=as_json)
+        return
     with _progress() as progress:
-        plan = plan_link(requests, output=output, compiler=_compiler(target, cc, cflags))
-        made = None if dry_run else link_models(plan, progress=progress, jobs=jobs)
-    if made is None and as_json:
-        _print_json(report.plan_document(plan))
-    elif made is None:
-        _print(report.plan_text(plan))
-    elif as_json:
-        _print_json(made.document)
-    else:
-        _print(report.library_text(made.document, str(output)))
+        document = mlf.link(archives, **how, jobs=jobs, progress=progress).document
+    _tell(document, lambda it: it, lambda it: report.library_text(it, str(output)), as_json=as_json)
 
 
 @commands.command()
@@ -253,10 +400,14 @@ def link(  # noqa: PLR0913  # the options of a command
 @click.option(
     "--timeout", type=click.FloatRange(min=0, min_open=True), default=600.0, show_default=True, metavar="SECONDS"
 )
+@click.option("--check", is_flag=True, help="Run the golden tests that lie in the archive.")
 @_json_option
+@click.pass_context
 def run(  # noqa: PLR0913  # the options of a command
+    context: click.Context,
     source: str,
     *,
+    check: bool,
     model: str | None,
     inputs: Path | None,
     outputs: Path | None,
@@ -266,35 +417,31 @@ def run(  # noqa: PLR0913  # the options of a command
     timeout: float,
     as_json: bool,
 ) -> None:
-    """Run a model once on given inputs, on this machine or on an emulated board."""
-    from mlf import report  # noqa: PLC0415
-    from mlf.link import parse_request  # noqa: PLC0415
-    from mlf.run import load_arrays, open_library, run_archive, run_model, save_arrays  # noqa: PLC0415
+    """Run a model once on given inputs, on this machine or on an emulated board.
 
+    With --check the golden tests in the archive are run; the exit status is 1 if an output is not within the tolerance.
+    """
+    from mlf import report  # noqa: PLC0415
+    from mlf.arrays import load_arrays, save_arrays  # noqa: PLC0415
+
+    how: dict[str, Any] = {"target": target, "cc": cc, "cflags": _words(cflags), "timeout_s": timeout}
+    if check:
+        if inputs or outputs or model:
+            raise UsageError("--check takes its inputs and outputs from the archive", where=source)
+        with _progress() as progress:
+            progress("running")
+            replay = mlf.replay(source, **how)
+        _tell(replay, report.replay_document, report.replay_text, as_json=as_json)
+        if not replay.is_passed:
+            context.exit(1)
+        return
     arrays = load_arrays(inputs) if inputs else {}
     with _progress() as progress:
         progress("running")
-        if source.endswith(".json"):
-            chosen = open_library(Path(source), model)
-            if target not in (None, chosen.target):
-                raise UsageError(f"was linked for {chosen.target}, not for {target}", where=source)
-            result = run_model(chosen, arrays, compiler=_compiler(chosen.target, cc, cflags), timeout_s=timeout)
-        else:
-            if model is not None:
-                raise UsageError(
-                    "--model chooses a model of a library",
-                    where=source,
-                    hint=f"choose a module of an archive: `{source}:{model}`",
-                )
-            result = run_archive(
-                parse_request(source), arrays, compiler=_compiler(target or "host", cc, cflags), timeout_s=timeout
-            )
+        result = mlf.run(source, arrays, model=model, **how)
     if outputs:
         save_arrays(outputs, result.outputs)
-    if as_json:
-        _print_json(report.run_document(result))
-    else:
-        _print(report.run_text(result))
+    _tell(result, report.run_document, report.run_text, as_json=as_json)
 
 
 @commands.command()
@@ -309,7 +456,8 @@ def demo(folder: Path, *, target: str, cc: str | None, cflags: tuple[str, ...]) 
     """
     from mlf import report  # noqa: PLC0415
     from mlf.demo import run_demo  # noqa: PLC0415
+    from mlf.toolchain import compiler_for  # noqa: PLC0415
 
     with _progress() as progress:
-        result = run_demo(folder, compiler=_compiler(target, cc, cflags), progress=progress)
+        result = run_demo(folder, compiler=compiler_for(target, cc=cc, cflags=_words(cflags)), progress=progress)
     _print(report.demo_text(result))

@@ -5,6 +5,7 @@ Templates lie in `mlf/templates`; every name that reaches them has been checked 
 
 from __future__ import annotations
 
+import re
 import textwrap
 from dataclasses import dataclass
 from functools import cache
@@ -241,11 +242,13 @@ def _run_parameters(interface: ModelInterface) -> list[str]:
 
 
 def _wrapped(text: str, indent: int) -> str:
-    """Break a line of C that is too long between its words."""
-    return textwrap.fill(
-        text, _COLUMNS, initial_indent=" " * indent, subsequent_indent=" " * (indent + 4), break_long_words=False,
+    """Break a line of C that is too long behind its commas."""
+    glued = re.sub(r"(?<!,) ", "\0", text)  # textwrap breaks at any blank
+    lines = textwrap.fill(
+        glued, _COLUMNS, initial_indent=" " * indent, subsequent_indent=" " * (indent + 4), break_long_words=False,
         break_on_hyphens=False,
     )  # fmt: skip
+    return lines.replace("\0", " ")
 
 
 def description_text(values: Mapping[str, object]) -> str:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mlf.module import Module
 
 _CPU = 1
+_NO_DATE = "1970-01-01 00:00:00Z"  # what was not exported by TVM has no date, but older versions ask for one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +189,8 @@ class _Converter:
     def _document(self, module: Module) -> dict[str, Any]:
         """Give the keys of version 7, complete."""
         document: dict[str, Any] = dict(module.metadata.document)
+        if self.to < LATEST_VERSION:
+            document.setdefault("export_datetime", _NO_DATE)
         if self.metadata.version < 7 <= self.to and module.style == "full-model":
             document["memory"] = {**document["memory"], "functions": self._functions(module, document["memory"])}
         if self.metadata.version < 2 <= self.to < 7:
@@ -206,7 +209,8 @@ class _Converter:
             functions["main"] = [{"device": _CPU, **sizes}]
             text = ", ".join(f"{key} {value}" for key, value in sizes.items())
             self.notes.append(Note(kind="inferred", place=f"{module.name}: memory.functions.main", text=text))
-        functions.setdefault("operator_functions", [])
+        names = module.graph.operators if module.graph else ()
+        functions.setdefault("operator_functions", [{"function_name": name, "workspace": []} for name in names])
         if self.to >= 7 and functions["main"]:
             functions["main"] = [self._with_tensors(module, functions["main"][0]), *functions["main"][1:]]
         return functions

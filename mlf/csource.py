@@ -1,11 +1,12 @@
 """Facts read from the C that TVM generates: who calls what, in which order, with which types and how much memory.
 
 Metadata loses the order of tensors and often their sizes; the code cannot. Nothing here is a C parser: each function looks
-for one form that TVM's code generators printed between 0.8 and 0.18, and says None where it is absent.
+for one form that TVM's code generators printed between March 2021 and 0.18, and says None where it is absent.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -24,8 +25,11 @@ _INTERNAL_POOL = re.compile(
     r"__attribute__\(\((?P<attributes>[^;{}]{0,200}?)\)\)\s*static\s+uint8_t\s+(?P<name>\w+)\[(?P<size>[0-9]{1,19})\]\s*;"
 )
 _ALIGNED = re.compile(r"aligned\(([0-9]{1,19})\)")
-_CONSTANT_ARRAY = re.compile(r"\bstatic\s+const\s+(\w+)\s[^;={}]{0,400}?\[([0-9]{1,19})\]\s*=\s*\{")
-_CONSTANT_STRUCT = re.compile(r"^static\s+(?:const\s+)?struct\s+(\w+)\s*\{", re.MULTILINE)
+# What get_c_metadata describes tensors with is no constant of the model.
+_CONSTANT_ARRAY = re.compile(
+    r"\bstatic\s+const\s+(?!int64_t kTvmgenMetadata_)(\w+)\s[^;={}\[]{0,400}((?:\[[0-9]{1,19}\]){1,8})\s*=\s*\{"
+)
+_CONSTANT_STRUCT = re.compile(r"^static\s+(?:const\s+)?struct\s+(\w+)\s*\{([^{}]*)\}", re.MULTILINE)
 _CONSTANT_POOL = re.compile(r"\}\s*;\s*//\s*of total size ([0-9]{1,19}) bytes")
 _ALLOCATE = re.compile(
     r"\b(\w+)\s*=\s*(?:\([^()]*\)\s*)?TVMBackendAllocWorkspace\([^;()]*\(uint64_t\)\s*([0-9]{1,19})\s*,"
@@ -130,23 +134,22 @@ def internal_pools(text: str) -> tuple[InternalPool, ...]:
 
 def constant_pools(text: str) -> tuple[InternalPool, ...]:
     """Find the pools of constants that a source file holds: structs with a value each, which TVM ends with their size."""
-    names, sizes = _CONSTANT_STRUCT.findall(text), _CONSTANT_POOL.findall(text)
-    alignment = max((int(value) for value in _ALIGNED.findall(text)), default=1)
+    structs, sizes = _CONSTANT_STRUCT.findall(text), _CONSTANT_POOL.findall(text)
     return tuple(
-        InternalPool(name=name, size_bytes=int(size), alignment_bytes=alignment)
-        for name, size in zip(names, sizes, strict=False)
+        InternalPool(name=name, size_bytes=int(size), alignment_bytes=_alignment(fields))
+        for (name, fields), size in zip(structs, sizes, strict=False)
     )
 
 
 def _alignment(attributes: str) -> int:
-    found = _ALIGNED.search(attributes)
-    return int(found[1]) if found else 1
+    return max(map(int, _ALIGNED.findall(attributes)), default=1)
 
 
 def constant_bytes(text: str) -> int:
     """Sum the sizes of the constant arrays and constant pools of a source file."""
     arrays = sum(
-        DTYPE_SIZES_BYTES.get(C_TYPES.get(kind, ""), 0) * int(count) for kind, count in _CONSTANT_ARRAY.findall(text)
+        DTYPE_SIZES_BYTES.get(C_TYPES.get(kind, ""), 0) * math.prod(map(int, re.findall(r"[0-9]+", extents)))
+        for kind, extents in _CONSTANT_ARRAY.findall(text)
     )
     return arrays + sum(int(size) for size in _CONSTANT_POOL.findall(text))
 
@@ -194,6 +197,71 @@ def begins_in_constant(text: str) -> bool:
     end = text.find("};")
     first = _FUNCTION.search(text)
     return 0 <= end < (first.start() if first else len(text)) and "{" not in text[:end]
+
+
+_HANDLE = re.compile(r"\bvoid\* (\w+) = \(\(\(TVMValue\*\)args\)\[([0-9]{1,4})\]\.v_handle\);")
+_DATA = re.compile(r"\bvoid\* (\w+) = \(\(\(DLTensor\*\)(\w+)\)\[0\]\.data\);")
+_DESCRIBED = re.compile(r"\(\(\(DLTensor\*\)(\w+)\)\[([0-9]{1,4})\]\.data\) = (\w+);")
+_GIVEN = re.compile(
+    r"\(\(\(TVMValue\*\)\w+\)\[([0-9]{1,4})\]\.v_handle\) = (?:\(\(\(DLTensor\*\)(\w+)\) \+ ([0-9]{1,4})\)|(\w+));"
+)
+_PACKED_CALL = re.compile(r"\b(\w+)\(\s{0,2}\(TVMValue\*\)[^,;]{1,80},[^,;]{1,80},\s{0,2}[0-9]{1,4},")
+
+
+def plain_functions(known: Mapping[str, Function]) -> dict[str, Function]:
+    """Give the functions as if none took packed arguments: parameters are tensors' data, and calls pass them."""
+    return {name: _plain(function) if function.is_packed else function for name, function in known.items()}
+
+
+def _plain(function: Function) -> Function:
+    handles = {int(index): name for name, index in _HANDLE.findall(function.body)}
+    data = {handle: name for name, handle in _DATA.findall(function.body)}
+    names = [data.get(handles[index], handles[index]) for index in sorted(handles)]
+    parameters = tuple(Parameter(name=name, dtype=None) for name in names)
+    return Function(name=function.name, parameters=parameters, body=_plain_calls(_DATA.sub("", function.body)))
+
+
+def _plain_calls(body: str) -> str:
+    """Put the data of the tensors that a packed call is given into the call."""
+    data: dict[tuple[str, int], str] = {}
+    given: dict[int, str] = {}
+    lines = []
+    for line in body.splitlines():
+        described, value, call = _DESCRIBED.search(line), _GIVEN.search(line), _PACKED_CALL.search(line)
+        if described:
+            data[described[1], int(described[2])] = described[3]
+        elif value:
+            tensor = (value[2] or value[4], int(value[3] or 0))
+            given[int(value[1])] = data.get(tensor, tensor[0])
+        elif call:
+            is_whole = sorted(given) == list(range(len(given)))  # every call is given all its tensors anew
+            lines.append(f"{call[1]}({', '.join(given[index] for index in sorted(given)) if is_whole else ''});")
+            given = {}
+        else:
+            lines.append(line)
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Descriptor:
+    """A `tvm_model_t`, the way into ahead-of-time code until August 2021: its name, and how many tensors it takes."""
+
+    name: str
+    input_count: int
+    output_count: int
+
+
+# Tensors are counted in at most four digits: each count becomes that many names.
+_DESCRIPTOR = re.compile(
+    r"\bconst tvm_model_t (\w+) = \{[^{}]{0,400}?\.num_input_tensors = ([0-9]{1,4})\s*,"
+    r"\s*\.num_output_tensors = ([0-9]{1,4})\s*,"
+)
+
+
+def parse_descriptor(text: str) -> Descriptor | None:
+    """Find the descriptor of a model in a source file."""
+    found = _DESCRIPTOR.search(text)
+    return Descriptor(name=found[1], input_count=int(found[2]), output_count=int(found[3])) if found else None
 
 
 def _parameters(text: str) -> Iterator[Parameter]:
@@ -280,16 +348,28 @@ def output_extent(known: Mapping[str, Function], main: Function, parameter: str)
     The index expressions of stores are evaluated over the ranges of their loop variables. None where the text does not
     tell for sure: a store that only an `if` lets happen, an address that is taken, operators that disagree.
     """
+    extents = {_stored_extent(known[name], position) for name, position in _places(known, main, parameter)}
+    extents.discard(_ONLY_READ)
+    return extents.pop() if len(extents) == 1 else None
+
+
+def is_output(known: Mapping[str, Function], main: Function, parameter: str) -> bool | None:
+    """Tell whether an operator stores into a tensor of the main function; None where the text does not tell."""
+    found = {_is_stored(known[name], position) for name, position in _places(known, main, parameter)}
+    if True in found:
+        return True
+    return None if None in found or not found else False
+
+
+def _places(known: Mapping[str, Function], main: Function, parameter: str) -> set[tuple[str, int]]:
+    """Find the operators that are given a tensor of the main function, and as which of their parameters."""
     local, _ = _renamed(main.body, parameter)
-    places = {
+    return {
         (name, position)
         for name, arguments in _operator_calls(main.body, known, (parameter, local))
         for position, argument in enumerate(arguments)
         if argument in (parameter, local)
     }
-    extents = {_stored_extent(known[name], position) for name, position in places}
-    extents.discard(_ONLY_READ)
-    return extents.pop() if len(extents) == 1 else None
 
 
 def _renamed(body: str, parameter: str) -> tuple[str, str]:
@@ -328,21 +408,32 @@ def _arguments(text: str) -> list[str]:
 
 def _stored_extent(operator: Function, position: int) -> Extent | None:
     """Give how far the operator stores into a parameter: `_ONLY_READ` if nowhere, None if the text does not tell."""
-    if position >= len(operator.parameters) or not operator.parameters[position].name:
+    stores = _stores_into(operator, position)
+    if stores is None:
         return None
-    parameter = operator.parameters[position]
-    name, body = _renamed(operator.body, parameter.name)
-    element = rf"(?:\(\((\w+)\s*\*\)\s*{name}\)|\b{name})\["
-    if len(re.findall(rf"\b{name}\b", body)) != len(re.findall(rf"(?<!&\()(?<!&){element}", body)):
-        return None  # used as a pointer, not element by element
-    stores = list(_stores(body, name, element))
     if not stores:
         return _ONLY_READ
-    dtypes = {C_TYPES.get(store.cast) if store.cast else parameter.dtype for store in stores}
+    dtypes = {C_TYPES.get(store.cast) if store.cast else operator.parameters[position].dtype for store in stores}
     dtype = dtypes.pop() if len(dtypes) == 1 else None
     highest = max(store.highest for store in stores)
     certain = max((store.highest for store in stores if store.is_certain), default=-1)
     return Extent(dtype=dtype, elements=highest + 1) if dtype and highest == certain else None
+
+
+def _is_stored(operator: Function, position: int) -> bool | None:
+    stores = _stores_into(operator, position)
+    return None if stores is None else bool(stores)
+
+
+def _stores_into(operator: Function, position: int) -> list[_Store] | None:
+    """List the stores of an operator into a parameter; None if it is used as a pointer, not element by element."""
+    if position >= len(operator.parameters) or not operator.parameters[position].name:
+        return None
+    name, body = _renamed(operator.body, operator.parameters[position].name)
+    element = rf"(?:\(\((\w+)\s*\*\)\s*{name}\)|\b{name})\["
+    if len(re.findall(rf"\b{name}\b", body)) != len(re.findall(rf"(?<!&\()(?<!&){element}", body)):
+        return None
+    return list(_stores(body, name, element))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _SPELLINGS = {"uint1": "bool"}  # of dtypes, in graphs and elsewhere
 _MAX_NODES = 100_000  # a compiled network has some hundred
+_MAX_EXTENTS = 64  # dimensions of a tensor; no compiler makes ten
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,13 +59,14 @@ class _GraphReader:
             node.fail(f"`nodes` has {len(self.nodes)} items; at most {_MAX_NODES} are allowed")
         self.names = [item.text("name") for item in self.nodes]
         self.attributes = node.child("attrs")
-        self.first_entries = self._whole_numbers(node.sequence("node_row_ptr"), "`node_row_ptr`")
-        if len(self.first_entries) != len(self.nodes) + 1 or sorted(self.first_entries) != self.first_entries:
-            node.fail(f"`node_row_ptr` is not {len(self.nodes) + 1} ascending numbers, one for each node and the end")
+        self.first_entries = self._whole_numbers(node.sequence("node_row_ptr"), "an item of `node_row_ptr`")
+        rows = self.first_entries
+        if len(rows) != len(self.nodes) + 1 or rows[0] != 0 or sorted(rows) != rows:
+            node.fail(f"`node_row_ptr` is not {len(self.nodes) + 1} ascending numbers from 0 on, one for each node and the end")  # fmt: skip
 
     def read(self) -> Graph:
         entries = self._entries()
-        arguments = self._whole_numbers(self.node.sequence("arg_nodes"), "`arg_nodes`")
+        arguments = self._whole_numbers(self.node.sequence("arg_nodes"), "an item of `arg_nodes`")
         return Graph(
             arguments=tuple(entries[self._entry(index, 0, "arg_nodes")] for index in arguments),
             outputs=tuple(self._heads(entries)),
@@ -73,9 +75,9 @@ class _GraphReader:
         )
 
     def _entries(self) -> list[GraphEntry]:
-        dtypes = [_SPELLINGS.get(item, item) for item in self._attribute("dltype") if isinstance(item, str)]
+        dtypes = [self._dtype(item) for item in self._attribute("dltype")]
         shapes = [self._shape(item) for item in self._attribute("shape")]
-        storage = self._whole_numbers(self._attribute("storage_id"), "`attrs.storage_id`")
+        storage = self._whole_numbers(self._attribute("storage_id"), "an item of `attrs.storage_id`")
         count = self.first_entries[-1]
         if not len(dtypes) == len(shapes) == len(storage) == count:
             self.node.fail(f"`attrs` has {len(dtypes)} dtypes, {len(shapes)} shapes and {len(storage)} storage ids for {count} tensors")  # fmt: skip
@@ -96,9 +98,16 @@ class _GraphReader:
             self.node.refuse(f"`attrs.{key}`", values, "a type and a list")
         return list(values[1])
 
+    def _dtype(self, value: object) -> str:
+        if not isinstance(value, str):
+            self.node.refuse("an item of `attrs.dltype`", value, "a dtype")
+        return _SPELLINGS.get(value, value)
+
     def _shape(self, value: object) -> tuple[int, ...]:
         if not isinstance(value, list):
             self.node.refuse("an item of `attrs.shape`", value, "a list of extents")
+        if len(value) > _MAX_EXTENTS:
+            self.node.fail(f"an item of `attrs.shape` has {len(value)} extents; at most {_MAX_EXTENTS} are allowed")
         return tuple(self._whole_numbers(value, "an extent of `attrs.shape`"))
 
     def _whole_numbers(self, values: Sequence[object], place: str) -> list[int]:
@@ -118,7 +127,7 @@ class _GraphReader:
         for item in self.node.sequence("heads"):
             if not isinstance(item, list) or len(item) < 2:
                 self.node.refuse("an item of `heads`", item, "a node and an output")
-            node, output = self._whole_numbers(item[:2], "an item of `heads`")
+            node, output = self._whole_numbers(item[:2], "a number in `heads`")
             found.append(entries[self._entry(node, output, "heads")])
         return found
 

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 # Weights as text make a source member large; `inspect` reads the end of such a member, where TVM prints the main function.
 LARGE_SOURCE_BYTES = 1 << 20
 _TAIL_BYTES = 512 << 10
+# Of what is parsed whole in Python: headers and Relay text, whose weights are elsewhere, and the graph's JSON.
+_TEXT_BYTES = 16 << 20
+_GRAPH_BYTES = 4 << 20
 # Each output costs a pass over the main function; no compiled model has this many.
 _MOST_SEARCHED_OUTPUTS = 64
 _ALLOCATOR = "TVMBackendAllocWorkspace"
@@ -208,7 +211,7 @@ class _Reader:
 
     def read(self) -> Module:
         self._gather()
-        main = self._main()
+        main = self.main
         self.parameters = self._parameters(main)
         module = Module(
             name=self.metadata.name,
@@ -256,8 +259,12 @@ class _Reader:
         self._read_objects()
         self.header = self._header()
         self.wrapper = next(filter(None, (csource.parse_wrapper(text, self.run) for text in self.texts)), None)
-        self.relay_text = next((self.archive.read_text(name) for name in self._named("ir")), "")
+        self.relay_text = next((self._text(name) for name in self._named("ir")), "")
         self.graph = self._graph()
+        self.main = self._main()
+        self.plain = csource.plain_functions(self.functions)
+        self.descriptor = next(filter(None, map(csource.parse_descriptor, self.texts)), None)
+        self.counts = self._counts()
         self.is_linked = any("__tvm_param__" in text for text in self.texts)
         self.typed = self._typed()
         self.said = {kind: self._said(kind) for kind in ("inputs", "outputs")}
@@ -268,6 +275,14 @@ class _Reader:
 
     def _size(self, name: str) -> int:
         return next(member.size_bytes for member in self.archive.members if member.name == name)
+
+    def _text(self, name: str, limit: int = _TEXT_BYTES) -> str:
+        size = self._size(name)
+        if size > limit:
+            raise ArchiveError(
+                f"member {name!r} has {size} bytes; at most {limit} are allowed", where=self.archive.label
+            )
+        return self.archive.read_text(name)
 
     def _source(self, name: str) -> str:
         size = self._size(name)
@@ -314,7 +329,7 @@ class _Reader:
         name = self._header_member()
         if not name:
             return None
-        header = csource.parse_header(self.archive.read_text(name), self.prefix.lower())
+        header = csource.parse_header(self._text(name), self.prefix.lower())
         if header is None:
             raise SourceError(f"{name} declares no `struct {self.prefix.lower()}_inputs`", where=self.archive.label)
         return header
@@ -331,7 +346,11 @@ class _Reader:
         elif self.header:
             known = {"run": self.run, "main": main.name if main else f"{self.prefix}___tvm_main__"}
         else:
-            packed = [self.run] if self.run in self._defined() else []
+            own = (
+                self.run,
+                mangle(self.metadata.name, "tvm_module_main"),
+            )  # TVM's name, and the one that mlf generates
+            packed = [name for name in own if name in self._defined()]
             packed += [main.name] if main and main.is_packed else []
             packed += [f"{self.prefix}___tvm_main__"] if self.checks_arguments else []
             known = {"tvm_module_main": packed[0]} if packed else {}
@@ -341,13 +360,7 @@ class _Reader:
             "map_outputs": f"{self.prefix}_map_outputs", "lookup_linked_param": "_lookup_linked_param",
         }  # fmt: skip
         found = {role: name for role, name in known.items() if name in self._defined() or role == "run"}
-        return found | self._descriptor()
-
-    def _descriptor(self) -> dict[str, str]:
-        """Find the `tvm_model_t` that TVM wrote from May to August 2021, the one way into such a model."""
-        pattern = re.compile(r"\bconst tvm_model_t (\w+)\s*=")
-        found = next(filter(None, (pattern.search(text) for text in self.texts)), None)
-        return {"descriptor": found[1]} if found else {}
+        return found | ({"descriptor": self.descriptor.name} if self.descriptor else {})
 
     def _defined(self) -> frozenset[str]:
         return frozenset(self.functions) | self.symbols
@@ -370,7 +383,7 @@ class _Reader:
         name = next(iter(self._named("graph")), None)
         if name is None:
             return None
-        document = load_json(self.archive.read_text(name), where=self.archive.label)
+        document = load_json(self._text(name, limit=_GRAPH_BYTES), where=self.archive.label)
         return parse_graph(document, where=self.archive.label, name=name)
 
     def _typed(self) -> tuple[tuple[csource.TypedTensor, ...], tuple[csource.TypedTensor, ...]]:
@@ -388,7 +401,28 @@ class _Reader:
         described = None if self.header else next(filter(None, map(csource.parse_c_metadata, self.texts)), None)
         if described:
             return described[0], tuple(replace(item, name="") for item in described[1])
-        return relay
+        return self._relay_inputs(relay[0]), relay[1]
+
+    def _counts(self) -> tuple[int, int] | None:
+        """Count inputs and outputs where no header names them: what a descriptor says, or what main's operators write."""
+        if self.descriptor:
+            return self.descriptor.input_count, self.descriptor.output_count
+        if self.header or self.main is None or self.lacks_functions:
+            return None
+        main = self.plain[self.main.name]
+        names = [item.name for item in main.parameters if not _POOL_PARAMETER.fullmatch(item.name)]
+        if len(names) > _MOST_SEARCHED_OUTPUTS:
+            return None
+        written = [csource.is_output(self.plain, main, name) for name in names]
+        return None if None in written else (written.count(False), written.count(True))
+
+    def _relay_inputs(self, tensors: tuple[csource.TypedTensor, ...]) -> tuple[csource.TypedTensor, ...]:
+        """Give Relay's parameters, if they are the inputs; where weights are among them, nothing tells which."""
+        said, count = self.metadata.inputs, self.counts[0] if self.counts else len(tensors)
+        if self.header or said or count >= len(tensors):
+            return tensors
+        names = ("input",) if count == 1 else tuple(f"input{index}" for index in range(count))
+        return tuple(csource.TypedTensor(name=name, dtype="", shape=None) for name in names)
 
     def _parameter_names(self) -> frozenset[str]:
         """Name the weights of a graph: in the file for them, or linked into the code."""
@@ -410,12 +444,12 @@ class _Reader:
 
     def _parameters(self, main: csource.Function | None) -> dict[tuple[str, str], csource.Parameter]:
         """Find the parameter of main for each field of the C interface's structs, which the wrapper may reorder."""
-        if main is None or main.is_packed or (self.header and self.header.maps_io):
+        if main is None or (self.header and self.header.maps_io):
             return {}
         order = self.wrapper or self.header
         names = {kind: getattr(order, kind) if order else self._typed_names(kind) for kind in ("inputs", "outputs")}
         fields = [(kind, name) for kind in ("inputs", "outputs") for name in names[kind]]
-        return dict(zip(fields, main.parameters, strict=False))
+        return dict(zip(fields, self.plain[main.name].parameters, strict=False))
 
     def _inputs(self) -> tuple[Tensor, ...]:
         by_name = {tensor.name: tensor for tensor in self.typed[0]}
@@ -435,13 +469,15 @@ class _Reader:
     def _outputs(self, main: csource.Function | None) -> tuple[Tensor, ...]:
         results = self.typed[1]
         order = self._order("outputs")
+        if not self.header and order != self._typed_names("outputs"):
+            results = ()  # whose place in the call nothing tells
         tensors = []
         for index, c_name in enumerate(order):
             known = results[index] if len(results) == len(order) else None
             parameter = self.parameters.get(("outputs", c_name))
             code = None
             if main and parameter and parameter.name and index < _MOST_SEARCHED_OUTPUTS:
-                code = csource.output_extent(self.functions, main, parameter.name)
+                code = csource.output_extent(self.plain, self.plain[main.name], parameter.name)
             tensors.append(self._tensor("outputs", c_name, known, code))
         return tuple(tensors)
 
@@ -469,7 +505,7 @@ class _Reader:
         if kind == "inputs":
             return tuple(sanitize_tensor_name(tensor.name) for tensor in self.typed[0])
         own = tuple(map(sanitize_tensor_name, csource.relay_output_names(self.relay_text)))
-        count = len(self.said["outputs"]) or len(self.typed[1])
+        count = len(self.said["outputs"]) or len(self.typed[1]) or (self.counts[1] if self.counts else 0)
         generic = [own, _generic(count), ("output0",)]
         return next((names for names in generic if names and set(names) >= set(self.said["outputs"])), ())
 
@@ -560,7 +596,7 @@ class _Reader:
             return 0 if self._is_planned() else None
         if not any(_ALLOCATED.search(text) for text in self.texts):
             return 0
-        starts = [main.name] if main else list(self.graph.operators) if self.graph else []
+        starts = [main.name] if main else list(self.graph.operators if self.graph else self.metadata.operators)
         needs = [csource.allocator_need(self.functions, name) for name in starts]
         leasts = [csource.allocator_need(self.functions, name, alignment=1) for name in starts]
         least = max((item for item in leasts if item is not None), default=None)
@@ -612,6 +648,7 @@ class _Reader:
         )
 
 
+_POOL_PARAMETER = re.compile(r"\w+_[0-9]+_var|device_context_\w+")  # which main takes beside tensors
 _ALLOCATED = re.compile(rf"(?<!\bvoid\* ){_ALLOCATOR}\(")  # a call, not a declaration
 
 
@@ -630,6 +667,9 @@ def _differences(facts: DeclaredFacts, module: Module) -> Iterable[Finding]:
     for kind in ("inputs", "outputs"):
         said: tuple[Tensor, ...] = getattr(facts, kind)
         found: tuple[Tensor, ...] = getattr(module, kind)
+        if module.header is None:  # then the code often has the order, and never the names
+            places = {tensor.c_name: index for index, tensor in enumerate(said)}
+            found = tuple(sorted(found, key=lambda tensor: places.get(tensor.c_name, len(places))))  # noqa: B023  # used at once
         pairs.append(("tensor-names", kind, _names(said), _names(found)))
         if _names(said) == _names(found):
             for ours, theirs in zip(said, found, strict=True):

@@ -7,10 +7,9 @@ machine, no time but SOURCE_DATE_EPOCH gets in.
 
 from __future__ import annotations
 
-import gzip
 import re
 import tarfile
-from contextlib import contextmanager
+import zlib
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Protocol
 
@@ -29,6 +28,7 @@ _FOLDER_MODE = 0o755
 # Fixed, because they are part of the bytes: the level that packs weights best in acceptable time, one thread.
 _ZSTD_LEVEL = 19
 _GZIP_LEVEL = 9
+_GZIP_WBITS = 16 + zlib.MAX_WBITS  # zlib's way to say: the largest window, and a gzip header without name and time
 _MAX_EPOCH = 8**11 - 1  # of the eleven octal digits of a ustar header
 _LEGACY_VERSIONS = range(1, 8)
 _MAX_NAME_BYTES = 255  # as the reader allows; two ustar fields could hold one more
@@ -61,16 +61,17 @@ def member_of_archive(archive: Archive, name: str, *, new_name: str | None = Non
 
 
 def write_archive(path: Path, members: Sequence[PackedMember], *, version: int, epoch_s: int = 0) -> None:
-    """Write an archive of a version to `path`, compressed if its name ends in `.zst` or `.gz`.
+    """Write an archive of a version to `path`, compressed if its name ends in `.zst`, `.gz` or `.tgz`.
 
     `epoch_s` is the time of all members. The file is written beside `path` and moved there when it is complete. Raises
-    OutputError where it cannot be, also for a member whose name no tar of this form can hold.
+    OutputError where it cannot be, also for a member whose name no archive of this version can hold, and ArchiveError for a
+    member that is not as large as it was.
     """
     entries = _entries(members, version, min(max(epoch_s, 0), _MAX_EPOCH), where=str(path))
 
     def write(file: IO[bytes]) -> None:
-        with _compressed(file, path.suffix) as stream:
-            _write_tar(stream, entries)
+        for piece in _compressed(_tar(entries), path.suffix):
+            file.write(piece)
 
     replace_files({path: write})
 
@@ -85,10 +86,10 @@ def _entries(
     seen: set[str] = set()
     for member in ordered:
         _check_name(member.name, where, is_portable=not prefix)
-        if prefix:
-            for folder in _folders(member.name, seen):
-                entries.append((_header(prefix + folder, None, epoch_s, where), None))
-        entries.append((_header(prefix + member.name, member.size_bytes, epoch_s, where), member))
+        header = _header(prefix + member.name, member.size_bytes, epoch_s, where)
+        for folder in _folders(member.name, seen) if prefix else ():
+            entries.append((_header(prefix + folder, None, epoch_s, where), None))
+        entries.append((header, member))
     return entries
 
 
@@ -126,46 +127,57 @@ def _header(name: str, size_bytes: int | None, epoch_s: int, where: str) -> byte
         return info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
     except (ValueError, UnicodeError) as error:
         raise OutputError(
-            f"cannot hold the member {name!r}: its name does not fit a ustar header", where=where
+            f"cannot hold the member {name.removeprefix('./')!r}: its name does not fit a ustar header", where=where
         ) from error
 
 
-def _write_tar(stream: _Stream, entries: Iterable[tuple[bytes, PackedMember | None]]) -> None:
-    written = 0
+def _tar(entries: Iterable[tuple[bytes, PackedMember | None]]) -> Iterator[bytes]:
+    size_bytes = 0
     for header, member in entries:
-        stream.write(header)
-        written += len(header)
+        yield header
+        size_bytes += len(header)
         if member is not None:
-            size_bytes = 0
-            for piece in member.pieces():
-                stream.write(piece)
-                size_bytes += len(piece)
-            if size_bytes != member.size_bytes:
-                message = f"changed while it was read: it had {member.size_bytes} bytes, and gave {size_bytes}"
-                raise ArchiveError(message, where=member.name)
-            padding = -size_bytes % tarfile.BLOCKSIZE
-            stream.write(bytes(padding))
-            written += size_bytes + padding
+            yield from _content(member)
+            yield bytes(-member.size_bytes % tarfile.BLOCKSIZE)
+            size_bytes += member.size_bytes + -member.size_bytes % tarfile.BLOCKSIZE
     end = 2 * tarfile.BLOCKSIZE
-    stream.write(bytes(end + -(written + end) % tarfile.RECORDSIZE))
+    yield bytes(end + -(size_bytes + end) % tarfile.RECORDSIZE)
 
 
-class _Stream(Protocol):
-    """What a tar is written to."""
+def _content(member: PackedMember) -> Iterator[bytes]:
+    size_bytes = 0
+    for piece in member.pieces():
+        size_bytes += len(piece)
+        yield piece
+    if size_bytes != member.size_bytes:
+        message = f"changed while it was read: it had {member.size_bytes} bytes, and gave {size_bytes}"
+        raise ArchiveError(message, where=member.name)
 
-    def write(self, data: bytes, /) -> int: ...
+
+class _Compressor(Protocol):
+    """What `zlib` and `zstandard` have in common."""
+
+    def compress(self, data: bytes, /) -> bytes: ...
+    def flush(self) -> bytes: ...
 
 
-@contextmanager
-def _compressed(file: IO[bytes], suffix: str) -> Iterator[_Stream]:
+def _compressed(pieces: Iterable[bytes], suffix: str) -> Iterator[bytes]:
+    compressor = _compressor(suffix)
+    if compressor is None:
+        yield from pieces
+        return
+    for piece in pieces:
+        yield compressor.compress(piece)
+    yield compressor.flush()
+
+
+def _compressor(suffix: str) -> _Compressor | None:
+    """Choose no file-like one: such an object writes once more when it is dropped, and what it writes to may be closed."""
     if suffix == ".zst":
         import zstandard  # noqa: PLC0415  # most archives are not compressed
 
-        compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=True, threads=0)
-        with compressor.stream_writer(file, closefd=False) as stream:
-            yield stream
-    elif suffix in (".gz", ".tgz"):
-        with gzip.GzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=file, mtime=0) as stream:
-            yield stream
-    else:
-        yield file
+        compressor: _Compressor = zstandard.ZstdCompressor(
+            level=_ZSTD_LEVEL, write_checksum=True, threads=0
+        ).compressobj()
+        return compressor
+    return zlib.compressobj(_GZIP_LEVEL, wbits=_GZIP_WBITS) if suffix in (".gz", ".tgz") else None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from mlf.metadata import LATEST_VERSION, code_document, golden_document, pool_document, tensor_document
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from mlf.check import Verdict
     from mlf.converter import Conversion, Note
     from mlf.demo import DemoResult
+    from mlf.differ import Change, Difference
     from mlf.exporter import Export
     from mlf.linker import LinkPlan, PlannedModel
     from mlf.metadata import BufferMetadata, Pool, Tensor
@@ -28,6 +31,8 @@ VALIDATE_SCHEMA = "mlf-validate-v1"
 CONVERT_SCHEMA = "mlf-convert-v1"
 EXPORT_SCHEMA = "mlf-export-v1"
 REPLAY_SCHEMA = "mlf-replay-v1"
+DIFF_SCHEMA = "mlf-diff-v1"
+_WIDEST_COLUMN = 60  # a longer name only moves what is behind it
 _SHOWN_VALUES = 8  # of an output, to a person
 
 
@@ -386,6 +391,75 @@ def replay_text(replay: Replay) -> str:
             far = f", {item.too_far} of {item.elements} too far" if item.too_far else ""
             lines.append(f"  {item.output}  largest deviation {item.largest:.3g}{far}")
     return "\n".join(lines)
+
+
+def diff_document(difference: Difference) -> dict[str, Any]:
+    """Describe a difference; schema `diff-v1`."""
+    return {
+        "after": difference.after,
+        "before": difference.before,
+        "changes": [_change_document(change) for change in difference.changes],
+        "same": difference.is_same,
+        "schema": DIFF_SCHEMA,
+        "unknown": [_change_document(change) for change in difference.unknown],
+    }
+
+
+def _change_document(change: Change) -> dict[str, Any]:
+    return {
+        "after": change.after, "before": change.before, "kind": change.kind, "module": change.module, "place": change.place,
+    }  # fmt: skip
+
+
+def diff_text(difference: Difference) -> str:
+    """Describe a difference for a person: `+` came, `-` went, `~` changed, `?` is told by one archive only."""
+    if difference.is_same:
+        lines = [f"{difference.before} and {difference.after}: no difference"]
+    else:
+        lines = [
+            f"{difference.before} -> {difference.after}: {len(difference.changes)} change{'' if len(difference.changes) == 1 else 's'}"
+        ]
+    groups: dict[str | None, list[tuple[str, str, str, str]]] = defaultdict(list)
+    for change in difference.changes:
+        groups[change.module].append(_diff_row(change, _diff_sign(change)))
+    for change in difference.unknown:
+        groups[change.module].append(_diff_row(change, "?"))
+    for module in sorted(groups, key=lambda name: (name is not None, name or "")):
+        lines += ["", f"module {_one_line(module)}" if module is not None else "archive", *_diff_lines(groups[module])]
+    return "\n".join(lines)
+
+
+def _diff_sign(change: Change) -> str:
+    return "+" if change.before is None else "-" if change.after is None else "~"
+
+
+def _diff_row(change: Change, sign: str) -> tuple[str, str, str, str]:
+    kind = re.sub(r"-(?:added|removed|changed|renamed)\Z", "", change.kind)
+    return sign, kind, _one_line(change.place), _one_line(_between(change.before, change.after))
+
+
+def _between(before: str | None, after: str | None) -> str:
+    """Tell a change, with the words that both sides begin and end with only once: `size 16 -> 32 bytes`."""
+    if before is None or after is None:
+        return before or after or ""
+    old, new = before.split(" "), after.split(" ")
+    most = len(old) - 1 if len(old) == len(new) else 0
+    start = next((index for index in range(most) if old[index] != new[index]), most)
+    end = next((index for index in range(most - start) if old[-1 - index] != new[-1 - index]), most - start)
+    words = (old[:start], old[start : len(old) - end], ["->"], new[start : len(new) - end], old[len(old) - end :])
+    return " ".join(word for part in words for word in part)
+
+
+def _one_line(words: str) -> str:
+    """Give a text on one line of a terminal: what archives hold may be anything."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in words)
+
+
+def _diff_lines(rows: Sequence[tuple[str, str, str, str]]) -> list[str]:
+    kind_width, place_width = (min(max(len(row[column]) for row in rows), _WIDEST_COLUMN) for column in (1, 2))
+    return [
+        f"  {sign} {kind:<{kind_width}}  {place:<{place_width}}  {said}".rstrip() for sign, kind, place, said in rows
+    ]
 
 
 def demo_text(result: DemoResult) -> str:

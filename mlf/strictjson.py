@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from mlf.errors import MetadataError
 
 if TYPE_CHECKING:
     import re
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 _SHOWN_CHARACTERS = 40  # of a wrong value, in a message
 
@@ -17,16 +18,22 @@ _SHOWN_CHARACTERS = 40  # of a wrong value, in a message
 class Node:
     """A JSON object and its place in the document `document` of the file `where`.
 
-    Every method raises MetadataError if the document does not hold what it asks for.
+    `path` is the place as a text or, as names may be long and objects many, what gives it. Every method raises
+    MetadataError if the document does not hold what it asks for.
     """
 
-    def __init__(self, value: object, *, where: str, document: str, path: str = "") -> None:
+    def __init__(self, value: object, *, where: str, document: str, path: str | Callable[[], str] = "") -> None:
         self.where = where
         self.document = document
-        self.path = path
+        self._path = path
         if not isinstance(value, dict):
-            self.refuse(f"`{path}`" if path else "the document", value, "an object")
+            self.refuse(f"`{self.path}`" if path else "the document", value, "an object")
         self.value: Mapping[str, object] = value
+
+    @property
+    def path(self) -> str:
+        """The place of the object in the document; empty at its top."""
+        return self._path if isinstance(self._path, str) else self._path()
 
     def __contains__(self, key: str) -> bool:
         return key in self.value
@@ -44,8 +51,11 @@ class Node:
         raise MetadataError(f"{self.document}: {message}", where=self.where)
 
     def at(self, key: str) -> str:
-        """Name the place of a key."""
-        return f"`{self.path}.{key}`" if self.path else f"`{key}`"
+        """Name the place of a key, as messages do."""
+        return f"`{self._below(key)}`"
+
+    def _below(self, key: str) -> str:
+        return f"{self.path}.{key}" if self.path else key
 
     def required(self, key: str) -> object:
         """Give any value."""
@@ -123,15 +133,17 @@ class Node:
 
     def child(self, key: str) -> Node:
         """Give an object."""
-        return self._node(self.required(key), self.at(key).strip("`"))
+        return self._node(self.required(key), lambda: self._below(key))
 
     def children(self, key: str) -> list[Node]:
         """Give a list of objects, which is empty where the key is missing."""
         items = self.sequence(key) if key in self.value else []
-        path = self.at(key).strip("`")
-        return [self._node(item, f"{path}[{index}]") for index, item in enumerate(items)]
+        return [self._node(item, partial(self._item, key, index)) for index, item in enumerate(items)]
 
-    def _node(self, value: object, path: str) -> Node:
+    def _item(self, key: str, index: int) -> str:
+        return f"{self._below(key)}[{index}]"
+
+    def _node(self, value: object, path: Callable[[], str]) -> Node:
         return Node(value, where=self.where, document=self.document, path=path)
 
 

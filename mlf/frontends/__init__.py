@@ -1,0 +1,1 @@
+"""Where models come from: each module here reads one kind of source."""
