@@ -30,6 +30,7 @@ _NPZ_FAULTS = (
     ValueError,
     TypeError,
     EOFError,
+    OverflowError,
     KeyError,
     RuntimeError,
     MemoryError,
@@ -97,6 +98,9 @@ def read_arrays(file: IO[bytes], *, where: str) -> dict[str, npt.NDArray[Any]]:
 def _load(file: IO[bytes]) -> dict[str, npt.NDArray[Any]]:
     with zipfile.ZipFile(file) as members:
         size_bytes = sum(member.file_size for member in members.infolist())
+        odd = {member.compress_type for member in members.infolist()} - {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+    if odd:
+        raise ValueError(f"it has the compression {min(odd)}, which numpy does not write")
     if size_bytes > _MAX_BYTES:
         raise ValueError(f"it unpacks to {size_bytes} bytes; at most {_MAX_BYTES} are allowed")
     file.seek(0)

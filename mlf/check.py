@@ -62,7 +62,7 @@ CODES: Mapping[str, str] = {
     "graph-invalid": ERROR,
     "graph-missing": ERROR,
     "identity": ERROR,
-    "interface": ERROR,
+    "api-interface": ERROR,
     "macro-size": WARNING,
     "member-digest": ERROR,
     "member-missing": ERROR,
@@ -89,13 +89,14 @@ CODES: Mapping[str, str] = {
     "object-mixed": ERROR,
     "object-target": WARNING,
     "operator-missing": ERROR,
-    "operators": ERROR,
+    "api-operators": ERROR,
     "parameters-invalid": ERROR,
     "parameters-lacking": ERROR,
     "parameters-mismatch": ERROR,
     "parameters-missing": WARNING,
     "parameters-overrun": WARNING,
     "parameters-unused": WARNING,
+    "pool-kind": ERROR,
     "pool-missing": ERROR,
     "pool-size": ERROR,
     "registry-conflict": WARNING,
@@ -455,7 +456,9 @@ class _Validator:
         for item in module.findings:
             got, expected = f"{item.source} says {item.said}", f"{item.code}, as the code says"
             if item.kind == "pool-missing":
-                got, expected = "metadata.json lists it", "a pool that the code has"
+                is_listed = item.code == "none"
+                got = "metadata.json lists it" if is_listed else "metadata.json does not list it"
+                expected = "a pool that the code has" if is_listed else "every pool that the code has"
             self.add(item.kind, f"{place}: {item.place}", got, expected)
 
     def _check_symbols(self, module: Module, place: str) -> None:

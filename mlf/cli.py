@@ -128,9 +128,13 @@ def _red(text: str) -> str:
 
 
 def _print_json(document: Mapping[str, Any]) -> None:
-    from mlf.report import render_json  # noqa: PLC0415  # json
+    import json  # noqa: PLC0415
 
-    _print(render_json(document).encode("utf-8", "replace").decode())  # a file name may be no Unicode text
+    from mlf.report import render_json  # noqa: PLC0415
+
+    text = render_json(document).encode("utf-8", "replace").decode()  # a file name may be no Unicode text
+    # JSON allows characters that a terminal obeys; their escapes mean the same.
+    _print("".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text))
 
 
 def _print(text: str) -> None:
@@ -237,7 +241,7 @@ def validate(
     if as_json:
         _print_json(report.validate_document(verdicts, strict=strict))
     else:
-        _print(report.validate_text(verdicts, strict=strict))
+        _print(report.validate_text(verdicts, paths=[str(path) for path in archives], strict=strict))
     if not all(verdict.is_good(strict=strict) for verdict in verdicts):
         context.exit(1)
 

@@ -80,7 +80,12 @@ def generated_names(interface: ModelInterface, *, owner: str) -> GeneratedNames:
     symbols = [
         f"{interface.prefix}_{part}" for part in ("inputs", "outputs", "workspace_pools", "run", "tvm_module_main")
     ]
-    guard = [macro(interface.name, "H_")]
+    fields = [
+        f"{interface.prefix}_{kind}.{tensor.c_name}"
+        for kind, group in (("inputs", interface.inputs), ("outputs", interface.outputs))
+        for tensor in group
+    ]
+    guard = [*fields, macro(interface.name, "H_")]
     return GeneratedNames(model=interface.name, owner=owner, names=(*macros, *symbols, *guard, interface.header))
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mlf.naming import header_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 SOURCE_DIRECTORY = "codegen/host/src/"
 OBJECT_DIRECTORY = "codegen/host/lib/"
@@ -37,11 +37,13 @@ class Place:
 
 def places(names: Iterable[str], modules: Sequence[str]) -> tuple[Place, ...]:
     """Tell the role and module of each member of an archive of version 1 to 7 that holds `modules`."""
-    return tuple(_place(name, modules) for name in names)
+    known = frozenset(modules)
+    headers = {header_name(module): module for module in reversed(modules)}
+    return tuple(_place(name, known, headers) for name in names)
 
 
-def _place(name: str, modules: Sequence[str]) -> Place:
-    only = modules[0] if len(modules) == 1 else None
+def _place(name: str, modules: frozenset[str], headers: Mapping[str, str]) -> Place:
+    only = next(iter(modules)) if len(modules) == 1 else None
     folder, _, file = name.rpartition("/")
     folder += "/"
     module = only
@@ -55,7 +57,7 @@ def _place(name: str, modules: Sequence[str]) -> Place:
         module = only if found and owner is None else _known(owner, modules)
         role = role if module is not None and name.endswith(suffixes) else "other"
     elif name.startswith(INCLUDE_DIRECTORY):
-        role, module = "include", module or next((item for item in modules if file == header_name(item)), None)
+        role, module = "include", module or headers.get(file)
     elif folder == PARAMETER_DIRECTORY and file.endswith(".params"):
         role, module = "parameters", module or _known(file.removesuffix(".params"), modules)
     elif folder in (_GRAPH_DIRECTORY, _OLD_GRAPH_DIRECTORY):
@@ -68,7 +70,7 @@ def _place(name: str, modules: Sequence[str]) -> Place:
     return Place(name=name, role=role, module=module)
 
 
-def _known(module: str | None, modules: Sequence[str]) -> str | None:
+def _known(module: str | None, modules: frozenset[str]) -> str | None:
     return module if module in modules else None
 
 

@@ -73,6 +73,11 @@ class ObjectCode:
     abi: str | None
     float_abi: str | None
 
+    def __str__(self) -> str:
+        parts = [f"{self.bits}-bit {self.byte_order}-endian {self.machine}", self.abi]
+        parts.append(f"{self.float_abi} floats" if self.float_abi else None)
+        return ", ".join(part for part in parts if part)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Code:
@@ -370,7 +375,7 @@ def tensor_of(node: Node) -> Tensor:
     """Read a tensor of version 8, which documents of libraries spell in the same way."""
     shape = node.shape("shape")
     if shape is not None and len(shape) > _MAX_EXTENTS:
-        node.refuse(node.at("shape"), f"{len(shape)} extents", f"at most {_MAX_EXTENTS}")
+        node.fail(f"{node.at('shape')} has {len(shape)} extents; at most {_MAX_EXTENTS} are allowed")
     return Tensor(
         name=node.text("name"),
         c_name=_identifier(node, "c_name"),

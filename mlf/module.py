@@ -206,6 +206,7 @@ class _Reader:
         self.is_partial = False
         self.lacks_functions = False
         self.findings: list[Finding] = []
+        self.sizes = {member.name: member.size_bytes for member in archive.members}
         self.prefix = mangle_model(metadata.name)
         self.run = mangle(metadata.name, "run")
 
@@ -274,7 +275,7 @@ class _Reader:
         return tuple(item.name for item in self.members if item.role == role)
 
     def _size(self, name: str) -> int:
-        return next(member.size_bytes for member in self.archive.members if member.name == name)
+        return self.sizes[name]
 
     def _text(self, name: str, limit: int = _TEXT_BYTES) -> str:
         size = self._size(name)
@@ -660,8 +661,8 @@ def _generic(count: int) -> tuple[str, ...]:
 def _differences(facts: DeclaredFacts, module: Module) -> Iterable[Finding]:
     """List where what version 8 says of a module is not what its code says; what the code does not say is no difference."""
     pairs: list[tuple[str, str, object, object]] = [
-        ("interface", "api.interface", facts.interface, module.interface),
-        ("operators", "api.operators", facts.operators, module.operators),
+        ("api-interface", "api.interface", facts.interface, module.interface),
+        ("api-operators", "api.operators", facts.operators, module.operators),
         ("object-code", "code.object", facts.code.object, module.code.object),
     ]
     for kind in ("inputs", "outputs"):
@@ -669,7 +670,7 @@ def _differences(facts: DeclaredFacts, module: Module) -> Iterable[Finding]:
         found: tuple[Tensor, ...] = getattr(module, kind)
         if module.header is None:  # then the code often has the order, and never the names
             places = {tensor.c_name: index for index, tensor in enumerate(said)}
-            found = tuple(sorted(found, key=lambda tensor: places.get(tensor.c_name, len(places))))  # noqa: B023  # used at once
+            found = tuple(sorted(found, key=lambda tensor: places.get(tensor.c_name, len(places))))  # used at once
         pairs.append(("tensor-names", kind, _names(said), _names(found)))
         if _names(said) == _names(found):
             for ours, theirs in zip(said, found, strict=True):
@@ -685,10 +686,18 @@ def _differences(facts: DeclaredFacts, module: Module) -> Iterable[Finding]:
         if found_pool is None and not module.is_partial:
             pairs.append(("pool-missing", f"pools.{pool.name}", "a pool", "none"))
         if found_pool:
-            pairs.append(("pool-size", f"pools.{pool.name}", pool.size_bytes, found_pool.size_bytes))
+            place = f"pools.{pool.name}"
+            pairs.append(("pool-size", place, pool.size_bytes, found_pool.size_bytes))
+            pairs.append(("pool-kind", place, _pool_kind(pool), _pool_kind(found_pool)))
+    declared = {pool.name for pool in facts.pools}
+    pairs += [("pool-missing", f"pools.{name}", "none", "a pool") for name in sorted(pools.keys() - declared)]
     for kind, place, stated, read in pairs:
         if stated != read and read is not None and read != "":
             yield Finding(kind=kind, place=place, said=_shown(stated), code=_shown(read))
+
+
+def _pool_kind(pool: Pool) -> str:
+    return f"{pool.kind}, {'inside the code' if pool.is_internal else 'passed by the caller'}"
 
 
 def _names(tensors: tuple[Tensor, ...]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -90,7 +91,8 @@ class _Crew(Generic[Result]):
     def _send(self, channel: Connection) -> None:
         if self.next < len(self.paths):
             self.working[channel] = self.next
-            channel.send(self.paths[self.next])
+            with suppress(ConnectionError):  # of one that was killed; no answer comes, which tells the same
+                channel.send(self.paths[self.next])
             self.next += 1
 
     def _receive(self, channel: Connection) -> None:
@@ -118,11 +120,9 @@ def _serve(work: Callable[[Path], Result], ours: Connection, theirs: Connection)
     for number in INTERRUPTS:
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
     ours.close()
-    while True:
-        try:
+    with suppress(EOFError, OSError):  # nobody is there any more
+        while True:
             theirs.send(_answer(work, theirs.recv()))
-        except (EOFError, OSError):  # nobody is there any more
-            return
 
 
 def _answer(work: Callable[[Path], Result], path: Path) -> Result | Exception:

@@ -110,9 +110,7 @@ def _module_lines(module: Module) -> list[str]:
     ]
     machine = module.code.object
     if machine:
-        abi = [word for word in (machine.abi, f"{machine.float_abi} floats" if machine.float_abi else None) if word]
-        order = f"{machine.bits}-bit {machine.byte_order}-endian {machine.machine}"
-        lines.append(f"  objects      {', '.join([order, *abi])}")
+        lines.append(f"  objects      {machine}")
     for name, buffers in module.metadata.buffers.items():
         lines += _table(name, [(item.dtype, _shape(item.shape), _bytes(item.size_bytes)) for item in buffers])
     for kind, tensors in (("inputs", module.inputs), ("outputs", module.outputs)):
@@ -291,13 +289,13 @@ def _verdict_document(verdict: Verdict, *, strict: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def validate_text(verdicts: Sequence[Verdict], *, strict: bool) -> str:
-    """Describe what was found in archives, for a person: the findings of each, the worst first."""
+def validate_text(verdicts: Sequence[Verdict], *, paths: Sequence[str], strict: bool) -> str:
+    """Describe what was found in archives, for a person who gave `paths`: the findings of each, the worst first."""
     lines = []
-    for verdict in verdicts:
+    for path, verdict in zip(paths, verdicts, strict=True):
         version = "" if verdict.version is None else f"version {verdict.version}, "
         judged = "good" if verdict.is_good(strict=strict) else "bad"
-        lines.append(f"{verdict.archive}: {version}{judged}")
+        lines.append(f"{_one_line(path)}: {version}{judged}")
         lines += [f"  {finding}" for finding in verdict.findings]
     if len(verdicts) > 1:
         bad = sum(not verdict.is_good(strict=strict) for verdict in verdicts)

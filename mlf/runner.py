@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +20,10 @@ from mlf.arrays import array_faults, numpy_dtype, read_arrays
 from mlf.errors import InputError, ModelRunError, TensorError, ToolError, reason_of
 from mlf.files import scratch_folder
 from mlf.linker import LinkRequest, link, plan_link
-from mlf.metadata import Pool, Tensor
-from mlf.naming import C_IDENTIFIER, MODEL_NAME, suggest_model_name
+from mlf.metadata import pool_of, tensor_of
+from mlf.naming import MODEL_NAME, suggest_model_name
 from mlf.objects.ar import read_ar
+from mlf.strictjson import Node
 from mlf.toolchain import (
     RUNTIME,
     Compiler,
@@ -34,14 +35,13 @@ from mlf.toolchain import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from typing import TypeGuard
 
     import numpy.typing as npt
 
     from mlf.archive import Archive
     from mlf.arrays import Arrays
     from mlf.codegen import ModelInterface
-    from mlf.metadata import GoldenTest
+    from mlf.metadata import GoldenTest, Pool, Tensor
     from mlf.module import Module
     from mlf.toolchain import Board
 
@@ -50,15 +50,8 @@ _IO_STATUS = 98
 _FAULT_STATUS = 99  # BOARD_FAULT_STATUS of board.h
 _DOCUMENT_MAX_BYTES = 64 << 20
 _BUFFER_MAX_BYTES = 1 << 30  # of a tensor or pool; no microcontroller has that much memory
-# Forms of the texts in a library's document, and what messages call them.
-_FORMS = {
-    "text": re.compile(r"(?s:.*)"),
-    "a model's name": MODEL_NAME,
-    "a C identifier": C_IDENTIFIER,
-    "a file name": re.compile(r"[^/\0]+"),
-    "hexadecimal digits": re.compile(r"(?:[0-9a-f]{2})*"),
-    "`workspace` or `constant`": re.compile(r"workspace|constant"),
-}
+_FILE_NAME = re.compile(r"[^/\0]+")
+_HEXADECIMAL = re.compile(r"(?:[0-9a-f]{2})*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +76,8 @@ class RunnableModel:
 def open_library(path: Path, model: str | None) -> RunnableModel:
     """Find a model by the JSON document that `mlf link` wrote; InputError if it is no such document or has no such model."""
     document = _read_document(path)
-    found = {item.text("name", "a model's name"): item for item in document.items("models")}
+    document.required("models")
+    found = {_model_name(item): item for item in document.children("models")}
     names = ", ".join(f"`{name}`" for name in sorted(found)) or "none"
     if model is None and len(found) == 1:
         model = next(iter(found))
@@ -93,12 +87,12 @@ def open_library(path: Path, model: str | None) -> RunnableModel:
         raise InputError(f"has no model `{model}`; it has {names}", where=path.name)
     item = found[model]
     return RunnableModel(
-        interface=_interface(item), member=item.text("member"), library=path.parent / document.text("library", "a file name"),
+        interface=_interface(item), member=item.text("member"), library=path.parent / document.text("library", _FILE_NAME, "a file name"),
         target=document.text("target"),
     )  # fmt: skip
 
 
-def _read_document(path: Path) -> _Node:
+def _read_document(path: Path) -> Node:
     try:
         with path.open("rb") as file:
             data = file.read(_DOCUMENT_MAX_BYTES + 1)
@@ -110,79 +104,25 @@ def _read_document(path: Path) -> _Node:
     document = load_json(text, where=path.name) if len(data) <= _DOCUMENT_MAX_BYTES else None
     if not isinstance(document, dict) or document.get("schema") != library.SCHEMA:
         raise InputError(f"is not the document of a library: expected the schema `{library.SCHEMA}`", where=path.name)
-    return _Node(document, where=path.name)
+    return Node(document, where=path.name, document="is not the document of a library", error=InputError)
 
 
-class _Node:
-    """An object of a library's document; it gives values that are of the right kind or raises InputError."""
-
-    def __init__(self, values: Mapping[str, Any], *, where: str) -> None:
-        self.values = values
-        self.where = where
-
-    def _wrong(self, key: str, expected: str) -> InputError:
-        got = f"`{key}` is {self.values[key]!r:.40}" if key in self.values else f"there is no `{key}`"
-        return InputError(f"is not the document of a library: {got}, expected {expected}", where=self.where)
-
-    def text(self, key: str, form: str = "text") -> str:
-        value = self.values.get(key)
-        if not isinstance(value, str) or not _FORMS[form].fullmatch(value):
-            raise self._wrong(key, form)
-        return value
-
-    def size(self, key: str) -> int:
-        value = self.values.get(key)
-        if not _is_size(value):
-            raise self._wrong(key, f"a number from 0 to {_BUFFER_MAX_BYTES}")
-        return int(value)
-
-    def items(self, key: str) -> list[_Node]:
-        value = self.values.get(key)
-        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-            raise self._wrong(key, "a list of objects")
-        return [_Node(item, where=self.where) for item in value]
-
-    def shape(self, key: str) -> tuple[int, ...]:
-        value = self.values.get(key)
-        if not isinstance(value, list) or not all(_is_size(extent) for extent in value):
-            raise self._wrong(key, "a list of extents")
-        return tuple(value)
-
-    def has(self, key: str) -> bool:
-        """Tell whether there is a value for a key that may be null."""
-        return key not in self.values or self.values[key] is not None
-
-
-def _is_size(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _BUFFER_MAX_BYTES
-
-
-def _interface(item: _Node) -> ModelInterface:
+def _interface(item: Node) -> ModelInterface:
     return codegen.ModelInterface(
-        name=item.text("name", "a model's name"),
-        inputs=tuple(_tensor(tensor) for tensor in item.items("inputs")),
-        outputs=tuple(_tensor(tensor) for tensor in item.items("outputs")),
-        external_pools=tuple(_pool(pool) for pool in item.items("pools")),
-        workspace_bytes=item.size("workspace_bytes") if item.has("workspace_bytes") else None,
+        name=_model_name(item),
+        inputs=tuple(tensor_of(tensor) for tensor in item.children("inputs")),
+        outputs=tuple(tensor_of(tensor) for tensor in item.children("outputs")),
+        external_pools=tuple(replace(pool_of(pool), data=_data(pool)) for pool in item.children("pools")),
+        workspace_bytes=item.optional_size("workspace_bytes"),
     )
 
 
-def _tensor(item: _Node) -> Tensor:
-    return Tensor(
-        name=item.text("name"),
-        c_name=item.text("c_name", "a C identifier"),
-        dtype=item.text("dtype") if item.has("dtype") else None,
-        shape=item.shape("shape") if item.has("shape") else None,
-        size_bytes=item.size("size_bytes") if item.has("size_bytes") else None,
-    )
+def _model_name(item: Node) -> str:
+    return item.text("name", MODEL_NAME, "a model's name")
 
 
-def _pool(item: _Node) -> Pool:
-    return Pool(
-        name=item.text("name", "a C identifier"), kind=item.text("kind", "`workspace` or `constant`"), alignment_bytes=item.size("alignment_bytes"),
-        size_bytes=item.size("size_bytes") if item.has("size_bytes") else None, is_internal=False,
-        data=bytes.fromhex(item.text("data", "hexadecimal digits")) if item.has("data") else b"",
-    )  # fmt: skip
+def _data(pool: Node) -> bytes:
+    return b"" if pool.is_null("data") else bytes.fromhex(pool.text("data", _HEXADECIMAL, "hexadecimal digits"))
 
 
 def run_archive(

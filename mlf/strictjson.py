@@ -12,19 +12,30 @@ if TYPE_CHECKING:
     import re
     from collections.abc import Callable, Mapping
 
+    from mlf.errors import InputError
+
 _SHOWN_CHARACTERS = 40  # of a wrong value, in a message
 
 
 class Node:
     """A JSON object and its place in the document `document` of the file `where`.
 
-    `path` is the place as a text or, as names may be long and objects many, what gives it. Every method raises
-    MetadataError if the document does not hold what it asks for.
+    `path` is the place as a text or, as names may be long and objects many, what gives it. Every method raises `error`,
+    MetadataError unless told otherwise, if the document does not hold what it asks for.
     """
 
-    def __init__(self, value: object, *, where: str, document: str, path: str | Callable[[], str] = "") -> None:
+    def __init__(
+        self,
+        value: object,
+        *,
+        where: str,
+        document: str,
+        path: str | Callable[[], str] = "",
+        error: type[InputError] = MetadataError,
+    ) -> None:
         self.where = where
         self.document = document
+        self.error = error
         self._path = path
         if not isinstance(value, dict):
             self.refuse(f"`{self.path}`" if path else "the document", value, "an object")
@@ -43,12 +54,12 @@ class Node:
         return list(self.value)
 
     def refuse(self, place: str, value: object, expected: str) -> NoReturn:
-        """Raise MetadataError for a value that is not what was expected."""
+        """Raise the error for a value that is not what was expected."""
         self.fail(f"{place} is {shown(value)}, expected {expected}")
 
     def fail(self, message: str) -> NoReturn:
-        """Raise MetadataError."""
-        raise MetadataError(f"{self.document}: {message}", where=self.where)
+        """Raise the error."""
+        raise self.error(f"{self.document}: {message}", where=self.where)
 
     def at(self, key: str) -> str:
         """Name the place of a key, as messages do."""
@@ -144,7 +155,7 @@ class Node:
         return f"{self._below(key)}[{index}]"
 
     def _node(self, value: object, path: Callable[[], str]) -> Node:
-        return Node(value, where=self.where, document=self.document, path=path)
+        return Node(value, where=self.where, document=self.document, path=path, error=self.error)
 
 
 def shown(value: object) -> str:

@@ -16,6 +16,7 @@ import sys
 import tarfile
 import time
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -836,8 +837,10 @@ def test_an_interrupt_of_a_running_model_ends_it(desk: Desk) -> None:
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
 
     def models() -> list[int]:
-        pids = [int(word) for word in children.read_text().split()]
-        return [pid for pid in pids if b"hostrun.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        with suppress(FileNotFoundError):  # a compiler that ended between the two looks
+            pids = [int(word) for word in children.read_text().split()]
+            return [pid for pid in pids if b"hostrun.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return []
 
     wait_until(models, "the model did not start")
     pids = models()
@@ -964,7 +967,7 @@ def test_a_model_that_a_library_does_not_have(desk: Desk) -> None:
         (b'{"schema": "mlf-plan-v1"}', "is not the document of a library: expected the schema `mlf-library-v1`"),
         (
             b'{"schema": "mlf-library-v1"}',
-            "is not the document of a library: there is no `models`, expected a list of objects",
+            "is not the document of a library: `models` is missing",
         ),
     ],
 )
@@ -987,21 +990,23 @@ def test_a_document_with_values_of_the_wrong_kind(desk: Desk) -> None:
     document = library_of(desk)
     path = desk.folder / "bad.json"
     tensor = ("models", 0, "inputs", 0)
-    size = "expected a number from 0 to 1073741824"
+    of_tensor = "`models[0].inputs[0]."
     for change, message in (
-        (set_in("models", value=[1]), "`models` is [1], expected a list of objects"),
-        (set_in("models", 0, "name", value='m"; x'), "`name` is 'm\"; x', expected a model's name"),
-        (set_in("models", 0, "inputs", value=None), "`inputs` is None, expected a list of objects"),
-        (set_in(*tensor, "size_bytes", value="24"), f"`size_bytes` is '24', {size}"),
-        (set_in(*tensor, "size_bytes", value=-1), f"`size_bytes` is -1, {size}"),
-        (set_in(*tensor, "size_bytes", value=True), f"`size_bytes` is True, {size}"),
-        (set_in(*tensor, "size_bytes", value=1 << 40), f"`size_bytes` is {1 << 40}, {size}"),
-        (set_in(*tensor, "c_name", value="a-b"), "`c_name` is 'a-b', expected a C identifier"),
-        (set_in(*tensor, "shape", value=[1.5]), "`shape` is [1.5], expected a list of extents"),
-        (set_in(*tensor, "dtype", value=8), "`dtype` is 8, expected text"),
-        (set_in("models", 0, "pools", 0, "data", value="0g"), "`data` is '0g', expected hexadecimal digits"),
-        (set_in("library", value="../lib.a"), "`library` is '../lib.a', expected a file name"),
-        (set_in("target", value=[]), "`target` is [], expected text"),
+        (set_in("models", value=[1]), "`models[0]` is `1`, expected an object"),
+        (set_in("models", 0, "name", value='m"; x'), '`models[0].name` is `"m\\"; x"`, expected a model\'s name'),
+        (set_in("models", 0, "inputs", value=None), "`models[0].inputs` is `null`, expected a list"),
+        (set_in(*tensor, "size_bytes", value="24"), f'{of_tensor}size_bytes` is `"24"`, expected a whole number'),
+        (set_in(*tensor, "size_bytes", value=-1), f"{of_tensor}size_bytes` is `-1`, expected a size in bytes"),
+        (set_in(*tensor, "size_bytes", value=True), f"{of_tensor}size_bytes` is `true`, expected a whole number"),
+        (set_in(*tensor, "c_name", value="a-b"), f'{of_tensor}c_name` is `"a-b"`, expected a C identifier'),
+        (set_in(*tensor, "shape", value=[1.5]), f"an item of {of_tensor}shape` is `1.5`, expected an extent"),
+        (set_in(*tensor, "dtype", value=8), f"{of_tensor}dtype` is `8`, expected a dtype"),
+        (
+            set_in("models", 0, "pools", 0, "data", value="0g"),
+            '`models[0].pools[0].data` is `"0g"`, expected hexadecimal digits',
+        ),
+        (set_in("library", value="../lib.a"), '`library` is `"../lib.a"`, expected a file name'),
+        (set_in("target", value=[]), "`target` is a list, expected a string"),
     ):
         copy = json.loads(json.dumps(document))
         change(copy)

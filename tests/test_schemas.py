@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 
+from mlf.check import CODES
 from mlf.errors import MlfError
 from mlf.report import render_json, run_document
 from mlf.runner import RunResult
@@ -430,6 +431,13 @@ def test_schema_and_readme_list_every_kind_of_error() -> None:
 
     assert {code: int(status) for code, status in listed} == error_kinds()
     assert schema("error-v1")["properties"]["error"]["properties"]["code"]["examples"] == sorted(error_kinds())
+
+
+def test_readme_lists_every_finding() -> None:
+    listed = re.findall(r"^\| `([a-z-]+)` \| (error|warning|note) \|", README.read_text(), re.MULTILINE)
+
+    assert dict(listed) == CODES
+    assert len(listed) == len(CODES)
 
 
 def test_readme_lists_every_schema() -> None:
