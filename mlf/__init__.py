@@ -62,14 +62,16 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    """Import an operation when it is first asked for (PEP 562): `import mlf` alone costs nothing."""
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'mlf' has no attribute {name!r}")
-    value = getattr(import_module(home), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # type checkers know the names above, and no others
+
+    def __getattr__(name: str) -> object:
+        """Import an operation when it is first asked for (PEP 562): `import mlf` alone costs nothing."""
+        home = _HOMES.get(name)
+        if home is None:
+            raise AttributeError(f"module 'mlf' has no attribute {name!r}")
+        value = getattr(import_module(home), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

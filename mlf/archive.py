@@ -6,8 +6,6 @@ ever extracted by path; a member's content is read when it is asked for.
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import re
 import stat
@@ -15,17 +13,16 @@ import tempfile
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Protocol, final
 
-from mlf.errors import ArchiveError, MetadataError, OutputError, reason_of
+from mlf.errors import ArchiveError, OutputError, reason_of
 from mlf.ustar import iterate_ustar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from types import TracebackType
 
 METADATA_NAME = "metadata.json"
@@ -42,8 +39,6 @@ _GZIP_WBITS = 16 + zlib.MAX_WBITS  # zlib's way to say: a gzip header and the la
 _ZIP_END_MAGIC = b"PK\x05\x06"
 _ZIP_END_BYTES = 22  # the record without its comment; the comment's length is in its last two bytes
 _ZIP_COMMENT_BYTES = 0xFFFF
-_JSON_DEPTH = 64  # metadata and graphs need less than ten; code that walks a document may recurse
-_JSON_DIGITS = 20  # of an unsigned 64-bit number; Python's own limit (4,300) is newer than Python 3.10.0
 
 # Each pattern finds one fault of a name; the first that does is reported, so the order is from precise to general.
 _NAME_FAULTS = tuple(
@@ -391,82 +386,3 @@ def _decompress(step: bytes, index: _Index, decompressor: _Decompressor) -> byte
         return decompressor.decompress(step)
     except (zlib.error, zstandard.ZstdError) as error:
         raise index.error("is damaged: its compressed data cannot be decoded") from error
-
-
-def load_json(text: str, *, where: str) -> object:
-    """Parse strict JSON; MetadataError, which names `where`, for what parsers read in different ways or not at all.
-
-    Refused are a byte order mark, a key given twice, numbers that are not finite or have more digits than a 64-bit
-    integer, lone surrogates, and documents that are nested too deeply to be walked.
-    """
-    if text.startswith("\ufeff"):
-        raise MetadataError("begins with a byte order mark", where=where)
-    try:
-        value: object = json.loads(
-            text,
-            object_pairs_hook=partial(_unique, where=where),
-            parse_constant=partial(_refuse_constant, where=where),
-            parse_float=partial(_finite, where=where),
-            parse_int=partial(_short_integer, where=where),
-        )
-    except json.JSONDecodeError as error:
-        message = f"is not JSON: {error.msg.lower()} at line {error.lineno}, column {error.colno}"
-        raise MetadataError(message, where=where) from error
-    except RecursionError as error:
-        raise _too_deep(where) from error
-    _check_depth(value, where)
-    _check_surrogates(value, where)
-    return value
-
-
-def _unique(pairs: list[tuple[str, object]], *, where: str) -> dict[str, object]:
-    result: dict[str, object] = {}
-    for key, value in pairs:
-        if key in result:
-            raise MetadataError(f"key {key!r} is given twice in one object", where=where)
-        result[key] = value
-    return result
-
-
-def _refuse_constant(literal: str, *, where: str) -> float:
-    raise MetadataError(f"has the number `{literal}`, which is not JSON", where=where)
-
-
-def _finite(literal: str, *, where: str) -> float:
-    value = float(literal)
-    if math.isinf(value):
-        raise MetadataError("has a number too large for a 64-bit float", where=where)
-    return value
-
-
-def _short_integer(literal: str, *, where: str) -> int:
-    digits = len(literal.lstrip("-"))
-    if digits > _JSON_DIGITS:
-        raise MetadataError(f"has an integer of {digits} digits; at most {_JSON_DIGITS} are allowed", where=where)
-    return int(literal)
-
-
-def _too_deep(where: str) -> MetadataError:
-    return MetadataError(f"is nested more than {_JSON_DEPTH} levels deep", where=where)
-
-
-def _check_depth(value: object, where: str) -> None:
-    level = [value]
-    for _ in range(_JSON_DEPTH):
-        level = [child for item in level for child in _children(item)]
-    if any(isinstance(item, dict | list) for item in level):
-        raise _too_deep(where)
-
-
-def _children(item: object) -> Iterable[object]:
-    if isinstance(item, dict):
-        return item.values()
-    return item if isinstance(item, list) else ()
-
-
-def _check_surrogates(value: object, where: str) -> None:
-    """Text that no output could encode is refused here, where its origin is known."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise MetadataError("has a string with a lone surrogate, which is not Unicode text", where=where) from error

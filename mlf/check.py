@@ -18,7 +18,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from mlf import codegen
-from mlf.archive import METADATA_NAME, load_json, open_archive
+from mlf.archive import METADATA_NAME, open_archive
 from mlf.errors import (
     ArchiveError,
     InputError,
@@ -34,7 +34,7 @@ from mlf.module import member_places, read_modules
 from mlf.naming import MODEL_NAME, check_model_name, find_clashes
 from mlf.pack import PORTABLE_NAME
 from mlf.resources import bundled
-from mlf.strictjson import shown
+from mlf.strictjson import load_json, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

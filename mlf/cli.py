@@ -267,7 +267,7 @@ def convert(archive: str, *, to: int, output: Path, as_json: bool) -> None:
 @commands.command()
 @click.argument("source", type=click.Path(path_type=Path), metavar="[SOURCE]")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The archive: .tar, .tar.gz or .tar.zst.")
-@click.option("--name", metavar="NAME", help="Another name for the model.")
+@click.option("--name", metavar="NAME", help="A name for the model; of an archive, which module.")
 @click.option(
     "--golden",
     multiple=True,

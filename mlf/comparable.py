@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlf import csource
-from mlf.archive import load_json, open_archive
+from mlf.archive import open_archive
 from mlf.arrays import read_arrays
 from mlf.constants import MAX_HEAD_CHARS, lift_constants
 from mlf.converter import original_name
@@ -29,6 +29,7 @@ from mlf.module import member_places, read_metadata, read_modules
 from mlf.naming import mangle_model
 from mlf.objects import ar, elf
 from mlf.params import parse_params
+from mlf.strictjson import load_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mlf import layout, manifest
-from mlf.archive import METADATA_NAME, load_json, open_archive
+from mlf.archive import METADATA_NAME, open_archive
 from mlf.errors import MlfError, UnsupportedError, UsageError
 from mlf.metadata import (
     LATEST_VERSION,
@@ -23,6 +23,7 @@ from mlf.metadata import (
 )
 from mlf.module import member_places, read_metadata, read_modules
 from mlf.pack import PackedMember, member_of_archive, member_of_bytes, write_archive
+from mlf.strictjson import load_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

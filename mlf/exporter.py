@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mlf import layout, manifest
-from mlf.archive import METADATA_NAME, load_json, open_archive
+from mlf.archive import METADATA_NAME, open_archive
 from mlf.converter import draft_conversion
 from mlf.errors import InputError, TensorError, UnsupportedError
 from mlf.files import scratch_folder
@@ -22,6 +22,7 @@ from mlf.frontends.tvm_folder import find_tvm_folder, stage
 from mlf.metadata import LATEST_VERSION, GoldenTest, golden_document, identity_of, parse_metadata
 from mlf.module import read_contents
 from mlf.pack import member_of_bytes
+from mlf.strictjson import load_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mlf import csource, layout
-from mlf.archive import METADATA_NAME, load_json, open_archive
+from mlf.archive import METADATA_NAME, open_archive
 from mlf.errors import ArchiveError, ObjectError, SourceError
 from mlf.graph import parse_graph
 from mlf.metadata import Code, ObjectCode, Pool, Tensor, parse_metadata
 from mlf.naming import header_name, macro, mangle, mangle_model, sanitize_tensor_name
+from mlf.strictjson import load_json
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence

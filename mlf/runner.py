@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlf import codegen, hostrun, library
-from mlf.archive import load_json, open_archive
+from mlf.archive import open_archive
 from mlf.arrays import array_faults, numpy_dtype, read_arrays
 from mlf.errors import InputError, ModelRunError, TensorError, ToolError, reason_of
 from mlf.files import scratch_folder
@@ -23,7 +23,7 @@ from mlf.linker import LinkRequest, link, plan_link
 from mlf.metadata import pool_of, tensor_of
 from mlf.naming import MODEL_NAME, suggest_model_name
 from mlf.objects.ar import read_ar
-from mlf.strictjson import Node
+from mlf.strictjson import Node, load_json
 from mlf.toolchain import (
     RUNTIME,
     Compiler,

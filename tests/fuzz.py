@@ -40,7 +40,7 @@ import zstandard
 from archives import RELEASES, Network
 from elftools.elf.elffile import ELFFile
 
-from mlf.archive import load_json, open_archive
+from mlf.archive import open_archive
 from mlf.errors import (
     ArchiveError,
     LinkError,
@@ -57,6 +57,7 @@ from mlf.objects.ar import ArMember, read_ar, write_ar
 from mlf.objects.elf import Machine, data_object, parse_object, write_object
 from mlf.objects.merge import merge_objects
 from mlf.params import parse_params, render_params
+from mlf.strictjson import load_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

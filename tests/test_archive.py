@@ -20,8 +20,9 @@ from fuzz import BLOCK, END, FIELDS, GNU, header, member, pax, record, signed, s
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlf.archive import Archive, Limits, Member, load_json, open_archive
+from mlf.archive import Archive, Limits, Member, open_archive
 from mlf.errors import ArchiveError, MetadataError, OutputError
+from mlf.strictjson import load_json
 from mlf.ustar import UstarEntry, iterate_ustar
 
 if TYPE_CHECKING:

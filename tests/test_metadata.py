@@ -10,9 +10,9 @@ import pytest
 from archives import RELEASES, WORKSPACE_BYTES, Network
 from archives import metadata as document_of
 
-from mlf.archive import load_json
 from mlf.errors import MetadataError, MlfError, UnsupportedError
 from mlf.metadata import BufferMetadata, Metadata, TensorMetadata, parse_metadata
+from mlf.strictjson import load_json
 
 MAIN = ("modules", "default", "memory", "functions", "main", 0)
 DELETED = object()

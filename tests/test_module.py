@@ -704,7 +704,7 @@ def test_the_code_of_real_archives_alone_tells_the_outputs(tmp_path: Path, real_
             described["memory"]["functions"]["main"][0].pop(kind, None)
         bare = read(tmp_path, content | {"metadata.json": json.dumps(document).encode()})
 
-        known = [str(array.dtype) for array in inputs.values()]
+        known: list[str | None] = [str(array.dtype) for array in inputs.values()]
         if case.startswith("tvm08-"):  # whose pointers have no type
             known = [None] * len(known)
         assert (case, [tensor.dtype for tensor in bare.inputs]) == (case, known)

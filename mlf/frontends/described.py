@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from mlf import codegen, csource, layout, manifest
-from mlf.archive import METADATA_NAME, load_json
+from mlf.archive import METADATA_NAME
 from mlf.converter import ArchiveDraft, Note
 from mlf.errors import InputError, ObjectError, reason_of
 from mlf.frontends.declarations import functions, number_macros, plain_code
@@ -20,6 +20,7 @@ from mlf.frontends.table import listed
 from mlf.metadata import LATEST_VERSION, Code, DeclaredFacts, ObjectCode, declared_document, identity_of
 from mlf.naming import find_clashes, header_name, mangle
 from mlf.pack import member_of_bytes
+from mlf.strictjson import load_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
