@@ -200,7 +200,7 @@ def test_read_refuses_second_archive(refuses: Refuses) -> None:
     assert refuses(tar + tar) == "kws.tar: has data after its end marker, at byte 1536"
 
 
-@pytest.mark.parametrize("junk", [b"\0", b"junk", b"x" * 5000, gzip.compress(b"")])
+@pytest.mark.parametrize("junk", [b"\0", b"junk", b"x" * 5000, gzip.compress(b"", mtime=0)])
 def test_read_refuses_gzip_trailing(refuses: Refuses, junk: bytes) -> None:
     assert refuses(gzip.compress(END) + junk) == "kws.tar: has data after the end of its compressed data"
 
