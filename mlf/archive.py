@@ -36,6 +36,7 @@ _CHUNK_BYTES = 1 << 18  # of a member that is read piece by piece; it stays in a
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _GZIP_WBITS = 16 + zlib.MAX_WBITS  # zlib's way to say: a gzip header and the largest window
+_TEMPORARY_NAME = re.compile(r"\.mlf-[0-9a-f]{16}")  # what a killed run of `mlf.files` leaves
 _ZIP_END_MAGIC = b"PK\x05\x06"
 _ZIP_END_BYTES = 22  # the record without its comment; the comment's length is in its last two bytes
 _ZIP_COMMENT_BYTES = 0xFFFF
@@ -261,6 +262,8 @@ def _open_directory(root: Path, index: _Index) -> Archive:
             entries = sorted(islice(found, index.limits.member_count + 1), key=lambda entry: entry.name)
         for entry in entries:
             name = directory + entry.name
+            if _TEMPORARY_NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                continue
             if entry.is_dir(follow_symlinks=False):
                 index.add(name, None)
                 pending.append(f"{name}/")

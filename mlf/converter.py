@@ -89,11 +89,12 @@ def convert(source: Path, *, to: int, output: Path, module: str | None = None, e
             f"there is no version {to}; versions {READABLE_VERSIONS[0]} to {LATEST_VERSION} can be written"
         )
     with open_archive(source) as archive:
+        from_version = read_metadata(archive).version  # before the archive itself may be replaced
         draft = draft_conversion(archive, to=to, module=module)
         draft.write(output, epoch_s=epoch_s)
         return Conversion(
             source=archive.label,
-            from_version=read_metadata(archive).version,
+            from_version=from_version,
             to_version=to,
             modules=draft.modules,
             identity=draft.identity,

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import posixpath
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlf.frontends.declarations import includes
+from mlf.pack import PORTABLE_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 # What version 8 allows in the names of members, and every tar reader and file system takes.
-_PORTABLE_NAME = re.compile(r"[A-Za-z0-9_+@-][A-Za-z0-9._+@-]*(?:/[A-Za-z0-9_+@-][A-Za-z0-9._+@-]*)*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +87,7 @@ class _Placer:
             if other != header:
                 fix = "name their folder in one of the includes"
                 faults.append(f"{other} and {header} would both be the header {path}: {fix}")
-            if not _PORTABLE_NAME.fullmatch(path):
+            if not PORTABLE_NAME.fullmatch(path):
                 faults.append(
                     f"{path} would be a header whose name has other characters than letters, digits and `_+@.-`"
                 )
