@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mlf.exporter import Export, GoldenFiles
     from mlf.library import Library
     from mlf.linker import LinkPlan, LinkRequest, Progress
-    from mlf.module import Contents
+    from mlf.reading import Contents
     from mlf.runner import Replay, RunResult
     from mlf.toolchain import Compiler
 
@@ -44,7 +44,7 @@ def open_archive(path: PathLike) -> Archive:
 
 def inspect(path: PathLike) -> Contents:
     """Read what an archive holds: members, modules, tensors in call order, memory. No payload of any size is read."""
-    from mlf.module import read_contents  # noqa: PLC0415
+    from mlf.reading import read_contents  # noqa: PLC0415
 
     return read_contents(Path(path))
 

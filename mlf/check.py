@@ -30,9 +30,9 @@ from mlf.errors import (
     UnsupportedError,
 )
 from mlf.metadata import LATEST_VERSION, READABLE_VERSIONS, Descriptor, identity_of, parse_metadata
-from mlf.module import member_places, read_modules
 from mlf.naming import MODEL_NAME, check_model_name, find_clashes
 from mlf.pack import PORTABLE_NAME
+from mlf.reading import member_places, read_modules
 from mlf.resources import bundled
 from mlf.strictjson import load_json, shown
 

@@ -25,10 +25,10 @@ from mlf.constants import MAX_HEAD_CHARS, lift_constants
 from mlf.converter import original_name
 from mlf.errors import ObjectError
 from mlf.metadata import LATEST_VERSION, READABLE_VERSIONS
-from mlf.module import member_places, read_metadata, read_modules
 from mlf.naming import mangle_model
 from mlf.objects import ar, elf
 from mlf.params import parse_params
+from mlf.reading import member_places, read_metadata, read_modules
 from mlf.strictjson import load_json
 
 if TYPE_CHECKING:

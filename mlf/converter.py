@@ -21,8 +21,8 @@ from mlf.metadata import (
     identity_of,
     parse_metadata,
 )
-from mlf.module import member_places, read_metadata, read_modules
 from mlf.pack import PackedMember, member_of_archive, member_of_bytes, write_archive
+from mlf.reading import member_places, read_metadata, read_modules
 from mlf.strictjson import load_json
 
 if TYPE_CHECKING:

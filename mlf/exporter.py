@@ -20,8 +20,8 @@ from mlf.frontends.scan import describe_folder
 from mlf.frontends.table import listed
 from mlf.frontends.tvm_folder import find_tvm_folder, stage
 from mlf.metadata import LATEST_VERSION, GoldenTest, golden_document, identity_of, parse_metadata
-from mlf.module import read_contents
 from mlf.pack import member_of_bytes
+from mlf.reading import read_contents
 from mlf.strictjson import load_json
 
 if TYPE_CHECKING:

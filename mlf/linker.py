@@ -19,8 +19,8 @@ from mlf.csource import without_registry
 from mlf.errors import CompileError, LinkError, NameClashError, ObjectError, ToolError, UnsupportedError
 from mlf.files import scratch_folder
 from mlf.layout import INCLUDE_DIRECTORY
-from mlf.module import read_modules
 from mlf.naming import check_clashes, check_model_name, mangle, mangle_model, suggest_model_name
+from mlf.reading import read_modules
 from mlf.toolchain import RUNTIME, is_machine_fault, own_words, run_many
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from mlf.exporter import Export
     from mlf.linker import LinkPlan, PlannedModel
     from mlf.metadata import BufferMetadata, Pool, Tensor
-    from mlf.module import Contents, Module
+    from mlf.module import Module
+    from mlf.reading import Contents
     from mlf.runner import Replay, RunResult
 
 INSPECT_SCHEMA = "mlf-inspect-v1"

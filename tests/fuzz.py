@@ -52,11 +52,11 @@ from mlf.errors import (
     UnsupportedError,
 )
 from mlf.metadata import identity_of, parse_metadata
-from mlf.module import read_modules
 from mlf.objects.ar import ArMember, read_ar, write_ar
 from mlf.objects.elf import Machine, data_object, parse_object, write_object
 from mlf.objects.merge import merge_objects
 from mlf.params import parse_params, render_params
+from mlf.reading import read_modules
 from mlf.strictjson import load_json
 
 if TYPE_CHECKING:

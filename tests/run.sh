@@ -126,6 +126,7 @@ check_wheel() {
     "$cache/wheel/bin/pip" install "$cache"/dist/*.whl
     (cd / && "$cache/wheel/bin/mlf" --version)
     "$cache/wheel/bin/mlf" demo "$cache/wheel/demo"
+    "$cache/wheel/bin/mlf" validate --strict "$cache/wheel/demo/samples"/*.tar
 }
 
 # once FOLDER DIGEST NAME COMMAND: runs the command unless it made the folder, in .cache, with that digest.

@@ -1030,7 +1030,7 @@ def test_a_code_has_one_severity_but_for_names_that_only_the_c_interface_uses() 
 
 
 def test_facts_on_which_metadata_and_code_disagree_have_a_code() -> None:
-    text = (ROOT / "mlf" / "module.py").read_text()
+    text = (ROOT / "mlf" / "evidence.py").read_text()
     kinds = re.findall(
         r'kind="([a-z-]+)", place=|_finding\(\s*"([a-z-]+)"|\("([a-z-]+)", (?:"api|"code|kind, _|place, |f"pools)', text
     )

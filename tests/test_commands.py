@@ -13,7 +13,7 @@ import pytest
 from archives import RELEASES, Network, members, write
 
 from mlf.archive import open_archive
-from mlf.module import read_contents
+from mlf.reading import read_contents
 
 ROOT = Path(__file__).parent.parent
 SOURCE = """#include "net.h"

@@ -13,7 +13,7 @@ from mlf.converter import Note, convert
 from mlf.errors import MlfError, UnsupportedError, UsageError
 from mlf.linker import LinkRequest, link, plan_link
 from mlf.metadata import identity_of
-from mlf.module import read_contents
+from mlf.reading import read_contents
 from mlf.toolchain import compiler_for
 
 if TYPE_CHECKING:

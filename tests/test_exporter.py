@@ -22,8 +22,8 @@ from mlf.errors import ArchiveError, InputError, TensorError, UnsupportedError
 from mlf.exporter import GoldenFiles, export
 from mlf.linker import LinkRequest
 from mlf.metadata import ObjectCode, Pool, Tensor
-from mlf.module import Module, read_contents
 from mlf.params import param_from_array, parse_params, render_params
+from mlf.reading import read_contents
 from mlf.runner import run_archive
 from mlf.toolchain import RUNTIME, compiler_for
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     import numpy.typing as npt
+
+    from mlf.module import Module
 
     Arrays = dict[str, npt.NDArray[Any]]
     Files = Mapping[str, str | bytes]

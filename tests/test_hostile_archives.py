@@ -15,7 +15,7 @@ from fuzz import BLOCK, DATA, END, GNU, header, listed_by_tarfile, member, pax, 
 
 from mlf.archive import Limits, open_archive
 from mlf.errors import MlfError
-from mlf.module import read_modules
+from mlf.reading import read_modules
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -30,15 +30,18 @@ from mlf import library
 from mlf.archive import Archive, open_archive
 from mlf.arrays import load_arrays
 from mlf.errors import ArchiveError, MlfError, SourceError
+from mlf.evidence import LARGE_SOURCE_BYTES
 from mlf.linker import LinkRequest, link, plan_link
 from mlf.metadata import Pool, Tensor
-from mlf.module import LARGE_SOURCE_BYTES, Module, read_modules
+from mlf.reading import read_modules
 from mlf.runner import open_library, run_model
 from mlf.toolchain import RUNTIME, compiler_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from mlf.module import Module
 
 HEADER = "codegen/host/include/tvmgen_default.h"
 WRAPPER = "codegen/host/src/default_lib0.c"

@@ -34,13 +34,15 @@ from mlf.check import validate
 from mlf.converter import Note, convert
 from mlf.linker import LinkRequest, link, plan_link
 from mlf.metadata import Tensor
-from mlf.module import Module, read_contents
 from mlf.params import parse_params, render_params
+from mlf.reading import read_contents
 from mlf.runner import open_library, run_model
 from mlf.toolchain import compiler_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from mlf.module import Module
 
 ROOT = Path(__file__).parent.parent
 DATED = {**RELEASES, **SNAPSHOTS}

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-# What version 8 allows in the names of members, and every tar reader and file system takes.
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodeFile:

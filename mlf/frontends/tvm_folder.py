@@ -16,8 +16,8 @@ from mlf import csource, layout
 from mlf.archive import METADATA_NAME, open_archive
 from mlf.errors import InputError
 from mlf.frontends.table import listed
-from mlf.module import read_modules
 from mlf.naming import header_name, macro, mangle, mangle_model
+from mlf.reading import read_modules
 
 if TYPE_CHECKING:
     from pathlib import Path
