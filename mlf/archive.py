@@ -137,6 +137,10 @@ class Archive:
         if self._unpacked is not None:
             self._unpacked.close()
 
+    def size_bytes(self, name: str) -> int:
+        """Give the size of the member `name`; ArchiveError if there is none."""
+        return self._place(name).size_bytes
+
     def read(self, name: str, *, offset: int = 0, size_bytes: int | None = None) -> bytes:
         """Read the content of the member `name` from byte `offset` on, all of it or at most `size_bytes`.
 
@@ -148,10 +152,14 @@ class Archive:
         """Read the content of the member `name` piece by piece; raises what `read` raises."""
         return self._pieces(name, 0, None, _CHUNK_BYTES)
 
-    def _pieces(self, name: str, offset: int, size_bytes: int | None, step: int) -> Iterator[bytes]:
+    def _place(self, name: str) -> _Place:
         place = self._places.get(name)
         if place is None:
             raise ArchiveError(f"has no member {name!r}", where=self.label)
+        return place
+
+    def _pieces(self, name: str, offset: int, size_bytes: int | None, step: int) -> Iterator[bytes]:
+        place = self._place(name)
         stop = place.size_bytes if size_bytes is None else min(place.size_bytes, offset + size_bytes)
         got = 0
         try:

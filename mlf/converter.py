@@ -7,6 +7,7 @@ to be inferred on the way up, and what is lost on the way down, is noted.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -179,7 +180,7 @@ class _Converter:
         return layout.placed(place, version=self.to, style=module.style)
 
     def _note_names(self, names: Mapping[str, str]) -> None:
-        twice = sorted({new for new in names.values() if list(names.values()).count(new) > 1})
+        twice = sorted(name for name, count in Counter(names.values()).items() if count > 1)
         if twice:
             raise UnsupportedError(
                 f"has two members that would both be called {twice[0]!r} in version {self.to}", where=self.archive.label

@@ -61,7 +61,6 @@ class ModuleReader:
         self.is_partial = False
         self.lacks_functions = False
         self.findings: list[Finding] = []
-        self.sizes = {member.name: member.size_bytes for member in archive.members}
         self.prefix = mangle_model(metadata.name)
         self.run = mangle(metadata.name, "run")
 
@@ -130,11 +129,8 @@ class ModuleReader:
     def _named(self, role: str) -> tuple[str, ...]:
         return tuple(item.name for item in self.members if item.role == role)
 
-    def _size(self, name: str) -> int:
-        return self.sizes[name]
-
     def _text(self, name: str, limit: int = _TEXT_BYTES) -> str:
-        size = self._size(name)
+        size = self.archive.size_bytes(name)
         if size > limit:
             raise ArchiveError(
                 f"member {name!r} has {size} bytes; at most {limit} are allowed", where=self.archive.label
@@ -142,7 +138,7 @@ class ModuleReader:
         return self.archive.read_text(name)
 
     def _source(self, name: str) -> str:
-        size = self._size(name)
+        size = self.archive.size_bytes(name)
         if self.is_thorough or size <= LARGE_SOURCE_BYTES:
             return self.archive.read_text(name)
         self.is_partial = True
@@ -154,7 +150,7 @@ class ModuleReader:
     def _read_objects(self) -> None:
         """Read the symbols and the machine of the objects; large ones are left unless the reader is thorough."""
         names = [name for name in self.objects if name.endswith(".o")]
-        small = [name for name in names if self.is_thorough or self._size(name) <= LARGE_SOURCE_BYTES]
+        small = [name for name in names if self.is_thorough or self.archive.size_bytes(name) <= LARGE_SOURCE_BYTES]
         self.is_partial |= len(small) < len(self.objects)
         if not small:
             return

@@ -56,8 +56,7 @@ def member_of_bytes(name: str, content: bytes) -> PackedMember:
 
 def member_of_archive(archive: Archive, name: str, *, new_name: str | None = None) -> PackedMember:
     """Make a member of one of an open archive, under another name if wanted."""
-    size_bytes = next(member.size_bytes for member in archive.members if member.name == name)
-    return PackedMember(name=new_name or name, size_bytes=size_bytes, pieces=lambda: archive.chunks(name))
+    return PackedMember(name=new_name or name, size_bytes=archive.size_bytes(name), pieces=lambda: archive.chunks(name))
 
 
 def write_archive(path: Path, members: Sequence[PackedMember], *, version: int, epoch_s: int = 0) -> None:
