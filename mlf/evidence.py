@@ -236,7 +236,7 @@ class ModuleReader:
         name = next(iter(self._named("graph")), None)
         if name is None:
             return None
-        document = load_json(self._text(name, limit=_GRAPH_BYTES), where=self.archive.label)
+        document = load_json(self._text(name, limit=_GRAPH_BYTES), where=f"{self.archive.label}: {name}")
         return parse_graph(document, where=self.archive.label, name=name)
 
     def _typed(self) -> tuple[tuple[csource.TypedTensor, ...], tuple[csource.TypedTensor, ...]]:

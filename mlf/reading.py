@@ -47,7 +47,7 @@ def read_metadata(archive: Archive) -> Metadata:
     """Read the metadata of an archive; raises ArchiveError, MetadataError or UnsupportedError."""
     if METADATA_NAME not in archive:
         raise ArchiveError("has no metadata.json, so it is no Model Library Format archive", where=archive.label)
-    document = load_json(archive.read_text(METADATA_NAME), where=archive.label)
+    document = load_json(archive.read_text(METADATA_NAME), where=f"{archive.label}: {METADATA_NAME}")
     return parse_metadata(document, where=archive.label)
 
 

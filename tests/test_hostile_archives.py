@@ -262,13 +262,13 @@ def test_read_refuses_metadata_too_large(tmp_path: Path) -> None:
 
 def test_read_refuses_duplicate_json_key(refuses: Refuses) -> None:
     assert refuses(stdlib_tar({"metadata.json": b'{"version": 7, "a": {"b": 1, "b": 1}}'})) == (
-        "kws.tar: key 'b' is given twice in one object"
+        "kws.tar: metadata.json: key 'b' is given twice in one object"
     )
 
 
 def test_read_refuses_nan(refuses: Refuses) -> None:
     assert refuses(stdlib_tar({"metadata.json": b'{"version": NaN}'})) == (
-        "kws.tar: has the number `NaN`, which is not JSON"
+        "kws.tar: metadata.json: has the number `NaN`, which is not JSON"
     )
 
 
