@@ -34,7 +34,6 @@ _NPZ_FAULTS = (
     KeyError,
     RuntimeError,
     MemoryError,
-    tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
 )
@@ -91,6 +90,8 @@ def read_arrays(file: IO[bytes], *, where: str) -> dict[str, npt.NDArray[Any]]:
             raise TensorError("is not an .npz file", where=where)
         file.seek(0)
         return _load(file)
+    except tokenize.TokenError as error:  # its words are another in every Python
+        raise TensorError("is not an .npz file of arrays: the header of one is damaged", where=where) from error
     except _NPZ_FAULTS as error:
         raise TensorError(f"is not an .npz file of arrays: {error}", where=where) from error
 
