@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlf.errors import UsageError
+from mlf.naming import DEFAULT_LIBRARY
 
 if TYPE_CHECKING:
     import os
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     PathLike = str | os.PathLike[str]
     Models = Iterable[str] | Mapping[str, PathLike]
 
-DEFAULT_LIBRARY = "libmodels.a"
 DEFAULT_TIMEOUT_S = 600.0
 
 

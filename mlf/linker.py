@@ -19,7 +19,7 @@ from mlf.csource import without_registry
 from mlf.errors import CompileError, LinkError, NameClashError, ObjectError, ToolError, UnsupportedError
 from mlf.files import scratch_folder
 from mlf.layout import INCLUDE_DIRECTORY
-from mlf.naming import check_clashes, check_model_name, mangle, mangle_model, suggest_model_name
+from mlf.naming import DEFAULT_LIBRARY, check_clashes, check_model_name, mangle, mangle_model, suggest_model_name
 from mlf.reading import read_modules
 from mlf.toolchain import RUNTIME, is_machine_fault, own_words, run_many
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     Progress = Callable[[str], None]
 
-DEFAULT_LIBRARY = "libmodels.a"
 _ALLOCATOR = "TVMBackendAllocWorkspace"
 _WORKSPACE_UNIT = "mlf workspace"
 

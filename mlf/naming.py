@@ -16,6 +16,7 @@ from mlf.errors import NameClashError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+DEFAULT_LIBRARY = "libmodels.a"
 MODEL_NAME = re.compile(r"[a-z][a-z0-9_]*")
 C_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 KEYWORDS = frozenset(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import sys
 from typing import TYPE_CHECKING, Any
 
+from mlf import strictjson
 from mlf.errors import InputError
 
 if sys.version_info >= (3, 11):
@@ -18,7 +18,6 @@ else:
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_SHOWN_CHARACTERS = 40  # of a wrong value, in a message
 _MOST_INTEGER = 2**63 - 1  # what TOML promises to hold
 _TOO_MUCH = "is not TOML that can be read: a number is too long or brackets are too deep"
 
@@ -57,12 +56,11 @@ def _has_huge_number(document: object) -> bool:
 
 def shown(value: object) -> str:
     """Describe a value of a document as TOML spells it."""
-    if isinstance(value, dict | list):
-        return "a table" if isinstance(value, dict) else "a list"
-    if not isinstance(value, str | int | float):
+    if isinstance(value, dict):
+        return "a table"
+    if not isinstance(value, str | int | float | list):
         return f"`{value}`"  # a date or time
-    text = json.dumps(value, ensure_ascii=False)
-    return f"`{text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + '...'}`"
+    return strictjson.shown(value)
 
 
 class Table:
