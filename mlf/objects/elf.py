@@ -71,6 +71,7 @@ _SPECIAL_BACK = {value: key for key, value in _SPECIAL.items()}
 STB_LOCAL = 0
 STB_GLOBAL = 1
 STB_WEAK = 2
+STV_HIDDEN = 2
 STT_OBJECT = 1
 STT_SECTION = 3
 STT_FILE = 4
@@ -190,6 +191,15 @@ class Symbols:
     def undefined_names(self) -> list[str]:
         """List the names that the object needs."""
         return [name for name, section in self._globals() if section == 0]
+
+    def needed_names(self) -> list[str]:
+        """List the undefined names that must be found somewhere; weak ones need not."""
+        strong = (self.info[self.local_count :] >> 4 == STB_GLOBAL).tolist()
+        return [
+            name
+            for (name, section), is_strong in zip(self._globals(), strong, strict=True)
+            if section == 0 and is_strong
+        ]
 
     def _globals(self) -> Iterator[tuple[str, int]]:
         return zip(self.names[self.local_count :], self.section[self.local_count :].tolist(), strict=True)
