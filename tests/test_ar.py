@@ -1,19 +1,23 @@
 from __future__ import annotations
 
+import tempfile
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import toolbox
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from toolbox import CORTEX_M3, HOST, RV32
 
 from mlf.errors import ObjectError
-from mlf.objects.ar import ArMember, read_ar, write_ar
+from mlf.objects import elf
+from mlf.objects.ar import ArMember, read_ar, select_members, write_ar
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Sequence
 
 NAMES = st.text(st.characters(exclude_characters="/\n\0", exclude_categories=["Cs"]), min_size=1, max_size=40).filter(
     lambda name: name == name.strip() and not name.startswith(("#1", "__.SYMDEF"))
@@ -192,3 +196,143 @@ def test_name_that_is_not_utf8_is_written_as_it_was_read() -> None:
 def test_what_is_written_is_read(contents: list[tuple[str, bytes, list[str]]]) -> None:
     data = write_ar([ArMember(name=name, data=body, symbols=tuple(symbols)) for name, body, symbols in contents])
     assert [(name, bytes(body)) for name, body in read_ar(data, "x.a")] == [(name, body) for name, body, _ in contents]
+
+
+def names(selected: Sequence[tuple[str, bytes]]) -> list[str]:
+    return [name for name, _ in selected]
+
+
+LIBRARY = {
+    "unneeded.o": compiled("int beta(void); int lonely(void) { return beta(); }"),
+    "a_rather_long_member_name.o": compiled("int delta(void); int gamma_(void) { return delta(); }"),
+    "first.o": compiled("int gamma_(void); int alpha(void) { return gamma_(); }"),
+    "maybe.o": compiled("__attribute__((weak)) int delta(void); int probe(void) { return delta ? delta() : 0; }"),
+    "delta.o": compiled("int delta(void) { return 4; }"),
+    "again.o": compiled("int delta(void) { return 5; }"),
+    "common.o": toolbox.compile_c("int shared;", CORTEX_M3, "-fcommon"),
+    "weak.o": compiled("__attribute__((weak)) int fallback(void) { return 6; }"),
+}
+SELECTED = {
+    "what_it_needs_lies_before_and_after": (["alpha"], ["a_rather_long_member_name.o", "first.o", "delta.o"]),
+    "the_first_of_two": (["delta"], ["delta.o"]),
+    "nothing_for_a_weak_reference": (["probe"], ["maybe.o"]),
+    "what_is_wanted_besides_a_weak_reference": (["probe", "delta"], ["maybe.o", "delta.o"]),
+    "common": (["shared"], ["common.o"]),
+    "weak_definition": (["fallback"], ["weak.o"]),
+    "what_nothing_defines": (["expf"], []),
+    "nothing": ([], []),
+}
+
+
+@pytest.mark.parametrize("name", SELECTED)
+def test_members_are_taken_as_a_linker_takes_them(name: str, tmp_path: Path) -> None:
+    wanted, expected = SELECTED[name]
+    data = by_gnu_ar(LIBRARY, tmp_path)
+
+    selected = select_members(data, "lib.a", wanted)
+
+    assert names(selected) == expected
+    assert all(content == LIBRARY[member] for member, content in selected)
+
+
+def test_a_member_whose_names_are_there_already_is_not_taken(tmp_path: Path) -> None:
+    data = by_gnu_ar(LIBRARY, tmp_path)
+
+    assert names(select_members(data, "lib.a", ["alpha"], defined=["delta"])) == [
+        "a_rather_long_member_name.o",
+        "first.o",
+    ]
+    assert select_members(data, "lib.a", ["delta"], defined=["delta"]) == ()
+
+
+def test_members_of_one_name_are_selected_apart() -> None:
+    data = write_ar([ArMember(name="same.o", data=CODE), ArMember(name="same.o", data=OTHER)])
+
+    assert select_members(data, "lib.a", ["beta"]) == (("same.o", OTHER),)
+    assert select_members(data, "lib.a", ["beta", "alpha"]) == (("same.o", CODE), ("same.o", OTHER))
+
+
+def test_members_of_a_bsd_archive_are_selected(tmp_path: Path) -> None:
+    files = {"a member of a rather long name.o": CODE, "short.o": OTHER}
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    toolbox.run(["llvm-ar", "--format=bsd", "rcsD", "made.a", *files], cwd=tmp_path)
+
+    selected = select_members((tmp_path / "made.a").read_bytes(), "made.a", ["alpha"])
+
+    assert [(name, content[: len(CODE)]) for name, content in selected] == [("a member of a rather long name.o", CODE)]
+
+
+def test_an_archive_with_an_index_alone_has_nothing_to_select() -> None:
+    index = member(b"/", b"\0\0\0\0")
+    assert select_members(b"!<arch>\n" + index, "lib.a", ["alpha"]) == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"text\n", "lib.a(notes.txt): is not an ELF object file: it begins with b'text'"),
+        (b"BC\xc0\xde", "lib.a(notes.txt): is LLVM bitcode, not an object file"),
+        (CODE[:60], "lib.a(notes.txt): the object file is damaged: a table of "),
+    ],
+    ids=["text", "bitcode", "damaged"],
+)
+def test_a_member_that_is_no_object_is_refused_by_name(content: bytes, message: str) -> None:
+    data = write_ar([ArMember(name="one.o", data=CODE), ArMember(name="notes.txt", data=content)])
+    with pytest.raises(ObjectError) as caught:
+        select_members(data, "lib.a", ["alpha"])
+    assert str(caught.value).startswith(message)
+
+
+def test_members_of_a_thin_archive_cannot_be_selected(tmp_path: Path) -> None:
+    with pytest.raises(ObjectError) as caught:
+        select_members(by_gnu_ar({"one.o": CODE}, tmp_path, operation="rcsDT"), "lib.a", ["alpha"])
+    assert str(caught.value) == "lib.a: is a thin archive, which only names its members"
+
+
+def made_of(defined: Sequence[str], weak: Sequence[str], needed: Sequence[str], probed: Sequence[str]) -> bytes:
+    """An object that defines and needs names, weakly or not, and holds nothing else."""
+    kinds = [(name, elf.ABSOLUTE, elf.STB_GLOBAL) for name in defined]
+    kinds += [(name, elf.ABSOLUTE, elf.STB_WEAK) for name in weak]
+    kinds += [(name, 0, elf.STB_GLOBAL) for name in needed]
+    kinds += [(name, 0, elf.STB_WEAK) for name in probed]
+    count = len(kinds) + 1
+    table = elf.Symbols(
+        names=["", *(name for name, _, _ in kinds)],
+        info=np.array([0, *(binding << 4 for _, _, binding in kinds)], np.uint8),
+        other=np.zeros(count, np.uint8),
+        section=np.array([0, *(place for _, place, _ in kinds)], np.int64),
+        value=np.zeros(count, np.uint64),
+        size=np.zeros(count, np.uint64),
+        local_count=1,
+    )
+    machine = elf.Machine(is_64=True, is_big_endian=False, number=62)
+    return elf.write_object(machine, [elf.Section(name="", type=elf.SHT_NULL)], table)
+
+
+LETTERS = st.sampled_from("abcdefgh")
+ROLES = st.dictionaries(LETTERS, st.sampled_from(["defined", "weak", "needed", "probed"]), min_size=1, max_size=4)
+
+
+def with_roles(roles: dict[str, str]) -> bytes:
+    parts = [[name for name, role in roles.items() if role == wanted] for wanted in ("defined", "weak", "needed", "probed")]  # fmt: skip
+    return made_of(*parts)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(LETTERS, st.sampled_from(["defined", "needed"]), min_size=1), st.lists(ROLES, max_size=8))
+def test_what_is_taken_is_what_gnu_ld_takes(program: dict[str, str], library: list[dict[str, str]]) -> None:
+    files = {f"{index}.o": with_roles(roles) for index, roles in enumerate(library)}
+    offered = [tuple(name for name, role in roles.items() if role in ("defined", "weak")) for roles in library]
+    data = write_ar([ArMember(name=name, data=files[name], symbols=symbols) for name, symbols in zip(files, offered, strict=True)])  # fmt: skip
+    wanted = [name for name, role in program.items() if role == "needed"]
+    defined = [name for name, role in program.items() if role == "defined"]
+
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "main.o").write_bytes(with_roles(program))
+        (Path(folder) / "lib.a").write_bytes(data)
+        flags = ["--trace", "--trace", "--unresolved-symbols=ignore-all", "--allow-multiple-definition", "-e", "0"]
+        lines = toolbox.run(["ld", *flags, "main.o", "lib.a", "-o", "made"], cwd=Path(folder)).splitlines()
+
+    by_ld = sorted(line.removeprefix("(lib.a)") for line in lines if line.startswith("(lib.a)"))
+    assert names(select_members(data, "lib.a", wanted, defined=defined)) == by_ld

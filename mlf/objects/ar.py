@@ -1,4 +1,4 @@
-"""`ar` archives in the GNU format, written with no owner, no dates and a symbol index, as `ar rcsD` does.
+"""`ar` archives: written in the GNU format with no owner, no dates and a symbol index, as `ar rcsD` does; read as linkers do.
 
 Source: ar(5), and GNU binutils' documentation of the `//` long-name and `/` index members.
 """
@@ -13,7 +13,7 @@ from mlf.errors import ObjectError
 from mlf.objects import elf
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 MAGIC = b"!<arch>\n"
 THIN_MAGIC = b"!<thin>\n"
@@ -90,6 +90,45 @@ def read_ar(data: bytes | memoryview, label: str) -> tuple[tuple[str, memoryview
         return tuple(_members(view))
     except (ValueError, IndexError) as error:
         raise ObjectError("the ar archive is damaged", where=label) from error
+
+
+def objects_of(data: bytes, label: str) -> tuple[elf.ElfObject, ...]:
+    """Give the object that a file is, or all that are in it if it is an archive.
+
+    Raises ObjectError, which names `label` and the member, for anything else.
+    """
+    if not data.startswith((MAGIC, THIN_MAGIC)):
+        return (elf.parse_object(data, label),)
+    return tuple(elf.parse_object(content, f"{label}({name})") for name, content in read_ar(data, label))
+
+
+def select_members(
+    data: bytes | memoryview, label: str, wanted: Collection[str], *, defined: Collection[str] = ()
+) -> tuple[tuple[str, bytes], ...]:
+    """Give the members that a linker would take from an archive, as (name, data) in their order in it.
+
+    It takes each member that defines a `wanted` name, then those that define what these need, until there is nothing new;
+    of several that define a name the first one. Names in `defined` are there already. A weak reference takes no member.
+
+    Raises ObjectError, which names `label` and the member, for a thin or damaged archive and for a member of any kind but
+    an ELF object.
+    """
+    members = [(name, bytes(content)) for name, content in read_ar(data, label)]
+    symbols = [elf.parse_object(content, f"{label}({name})").symbols for name, content in members]
+    offered = [frozenset(item.defined_names()) for item in symbols]
+    taken: set[int] = set()
+    there, missing = set(defined), set(wanted).difference(defined)
+    is_new = True
+    while is_new:
+        is_new = False
+        for index, item in enumerate(symbols):
+            if index in taken or missing.isdisjoint(offered[index]):
+                continue
+            is_new = True
+            taken.add(index)
+            there |= offered[index]
+            missing = (missing | set(item.needed_names())) - there
+    return tuple(members[index] for index in sorted(taken))
 
 
 def _members(view: memoryview) -> list[tuple[str, memoryview]]:
