@@ -34,6 +34,8 @@ _MACHINE_FAULTS = (
     "Cannot allocate memory",
     "signal terminated program",
 )
+# They keep or fetch the object alone, and some refuse what makes another file.
+_LAUNCHERS = frozenset({"ccache", "distcc", "icecc", "sccache"})
 _ASK_TIMEOUT_S = 60.0  # a compiler says in milliseconds what it is, through a launcher in seconds
 COMPILE_TIMEOUT_S = 3600.0  # a model's whole code in one file takes gcc minutes, never an hour
 
@@ -81,7 +83,9 @@ class Target:
 
 
 _ARM = ("arm-none-eabi-gcc",)
-_RISCV = ("riscv32-unknown-elf-gcc", "riscv64-unknown-elf-gcc", "riscv-none-elf-gcc")
+_AARCH64 = ("aarch64-none-elf-gcc", "aarch64-linux-gnu-gcc")
+_RISCV = ("riscv64-unknown-elf-gcc", "riscv-none-elf-gcc")
+_RISCV32 = ("riscv32-unknown-elf-gcc", *_RISCV)
 _BOARD_SOURCES = ("start.c", "semihosting.c", "memory.c")
 _VECTORS_BYTES = 0x400
 _KIB, _MIB = 1 << 10, 1 << 20
@@ -96,73 +100,102 @@ class _Memory:
     ram: tuple[int, int] = (0x20000000, 4 * _MIB)
 
 
-def _cortex_m(name: str, machine: str, memory: _Memory, *, fpu: str = "", zig_features: str = "") -> Target:
-    floats = ("-mfloat-abi=hard", f"-mfpu={fpu}") if fpu else ("-mfloat-abi=soft",)
-    select = (f"-mcpu={name}", "-mthumb", *floats)
-    zig_abi = "thumb-freestanding-eabihf" if fpu else "thumb-freestanding-eabi"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Core:
+    """A Cortex-M, the machine that has it, and the name of its floating-point unit to gcc; zig's features come apart."""
+
+    name: str
+    machine: str
+    memory: _Memory
+    fpu: str = ""
+    zig_fpu: str = ""
+    zig_always: str = ""
+
+
+def _cortex_m(core: _Core, *, is_hard: bool, suffix: str = "") -> Target:
+    floats = ("-mfloat-abi=hard", f"-mfpu={core.fpu}") if is_hard else ("-mfloat-abi=soft",)
+    select = (f"-mcpu={core.name}", "-mthumb", *floats)
+    zig_cpu = core.name.replace("-", "_") + core.zig_always + (core.zig_fpu if is_hard else "")
+    flash, ram = core.memory.flash, core.memory.ram
     return Target(
-        name=name,
+        name=core.name + suffix,
         compilers=_ARM,
         package="gcc-arm-none-eabi",
         gcc=select,
-        clang=("--target=arm-none-eabi", *select),
-        zig=("-target", zig_abi, f"-mcpu={name.replace('-', '_')}{zig_features}"),
+        clang=("--target=arm-none-eabi", *(word for word in select if word != "-mfpu=auto")),  # to clang that is no name
+        zig=("-target", "thumb-freestanding-eabihf" if is_hard else "thumb-freestanding-eabi", f"-mcpu={zig_cpu}"),
         board=Board(
-            emulator="qemu-system-arm", machine=machine, sources=(*_BOARD_SOURCES, "start_cortex_m.c"), vectors_origin=memory.vectors,
-            flash_origin=memory.flash[0], flash_bytes=memory.flash[1], ram_origin=memory.ram[0], ram_bytes=memory.ram[1],
+            emulator="qemu-system-arm", machine=core.machine, sources=(*_BOARD_SOURCES, "start_cortex_m.c"),
+            vectors_origin=core.memory.vectors, flash_origin=flash[0], flash_bytes=flash[1], ram_origin=ram[0], ram_bytes=ram[1],
         ),
     )  # fmt: skip
 
 
-def _rv32(name: str, abi: str, features: str) -> Target:
-    select = (f"-march={name}", f"-mabi={abi}", "-mcmodel=medany")
+def _riscv(name: str, march: str, abi: str) -> Target:
+    bits, extensions = march[2:4], march[4:].replace("g", "imafd")
+    select = (f"-march={march}", f"-mabi={abi}", "-mcmodel=medany")
+    zig_cpu = f"generic_rv{bits}" + "".join(f"+{letter}" for letter in extensions if letter != "i")
     return Target(
         name=name,
-        compilers=_RISCV,
+        compilers=_RISCV32 if bits == "32" else _RISCV,
         package="gcc-riscv64-unknown-elf",
         gcc=select,
-        clang=("--target=riscv32-unknown-elf", *select),
-        zig=("-target", "riscv32-freestanding-none", f"-mcpu=generic_rv32{features}", f"-mabi={abi}", "-mcmodel=medany"),
-        board=Board(  # RAM below flash: a stack that overflows must not run into the code that reports it
-            emulator="qemu-system-riscv32", machine="virt", sources=(*_BOARD_SOURCES, "start_riscv.S"), vectors_origin=0x80000000,
-            flash_origin=0x84000000, flash_bytes=64 * _MIB, ram_origin=0x80001000, ram_bytes=64 * _MIB - 4 * _KIB,
-            emulator_arguments=("-bios", "none"),
-        ),
+        clang=(f"--target=riscv{bits}-unknown-elf", *select),
+        zig=("-target", f"riscv{bits}-freestanding-none", f"-mcpu={zig_cpu}", f"-mabi={abi}", "-mcmodel=medany"),
+        board=_virt(f"qemu-system-riscv{bits}", "start_riscv.S", 0x80000000, "-bios", "none"),
+    )
+
+
+def _virt(emulator: str, start: str, memory: int, *arguments: str) -> Board:
+    """Give QEMU's own board, with RAM below flash: a stack that overflows must not run into the code that reports it."""
+    return Board(
+        emulator=emulator, machine="virt", sources=(*_BOARD_SOURCES, start), vectors_origin=memory,
+        flash_origin=memory + 64 * _MIB, flash_bytes=64 * _MIB, ram_origin=memory + 4 * _KIB, ram_bytes=64 * _MIB - 4 * _KIB,
+        emulator_arguments=arguments,
     )  # fmt: skip
 
 
+_AARCH64_SELECT = ("-march=armv8-a", "-fno-pie")  # what Linux's gcc makes by default needs a table of addresses
+_AARCH64_TARGET = Target(
+    name="aarch64",
+    compilers=_AARCH64,
+    package="gcc-aarch64-linux-gnu",
+    gcc=(*_AARCH64_SELECT, "-mno-outline-atomics"),  # whose functions ask Linux what the processor can
+    clang=("--target=aarch64-none-elf", *_AARCH64_SELECT),
+    zig=("-target", "aarch64-freestanding-none", "-mcpu=generic"),
+    board=_virt("qemu-system-aarch64", "start_aarch64.S", 0x40000000, "-cpu", "cortex-a53", "-nic", "none"),
+)
+
 _MPS2 = _Memory(flash=(0x21000000, 16 * _MIB))
+_MICROBIT = _Memory(flash=(_VECTORS_BYTES, 255 * _KIB), ram=(0x20000000, 16 * _KIB))
+_MPS2_LARGE = _Memory(flash=(0x60000000, 16 * _MIB))
+_MPS2_SECURE = _Memory(vectors=0x10000000, flash=(0x10000400, 4 * _MIB - _VECTORS_BYTES), ram=(0x80000000, 16 * _MIB))
+_MPS3 = _Memory(flash=(0x70000000, 16 * _MIB), ram=(0x31000000, 4 * _MIB))
+_SOFT_CORES = (
+    _Core(name="cortex-m0", machine="microbit", memory=_MICROBIT),
+    _Core(name="cortex-m3", machine="mps2-an385", memory=_MPS2),
+)
+_HARD_CORES = (
+    _Core(name="cortex-m4", machine="mps2-an386", memory=_MPS2, fpu="fpv4-sp-d16", zig_fpu="+vfp4d16sp"),
+    _Core(name="cortex-m7", machine="mps2-an500", memory=_MPS2_LARGE, fpu="fpv5-d16", zig_fpu="+fp_armv8d16"),
+    _Core(
+        name="cortex-m33", machine="mps2-an505", memory=_MPS2_SECURE, fpu="fpv5-sp-d16", zig_fpu="+fp_armv8d16sp", zig_always="+dsp"
+    ),
+    _Core(name="cortex-m55", machine="mps3-an547", memory=_MPS3, fpu="auto", zig_fpu="+mve_fp+fp_armv8d16"),
+)  # fmt: skip
 
 TARGETS: Mapping[str, Target] = {
     target.name: target
     for target in (
         Target(name="host", compilers=("cc", "gcc", "clang"), package="gcc"),
-        _cortex_m("cortex-m0", "microbit", _Memory(flash=(_VECTORS_BYTES, 255 * _KIB), ram=(0x20000000, 16 * _KIB))),
-        _cortex_m("cortex-m3", "mps2-an385", _MPS2),
-        _cortex_m("cortex-m4", "mps2-an386", _MPS2, fpu="fpv4-sp-d16", zig_features="+vfp4d16sp"),
-        _cortex_m(
-            "cortex-m7",
-            "mps2-an500",
-            _Memory(flash=(0x60000000, 16 * _MIB)),
-            fpu="fpv5-d16",
-            zig_features="+fp_armv8d16",
-        ),
-        _cortex_m(
-            "cortex-m33",
-            "mps2-an505",
-            _Memory(vectors=0x10000000, flash=(0x10000400, 4 * _MIB - _VECTORS_BYTES), ram=(0x80000000, 16 * _MIB)),
-            fpu="fpv5-sp-d16",
-            zig_features="+fp_armv8d16sp",
-        ),
-        _cortex_m(
-            "cortex-m55",
-            "mps3-an547",
-            _Memory(flash=(0x70000000, 16 * _MIB), ram=(0x31000000, 4 * _MIB)),
-            fpu="auto",
-            zig_features="+mve_fp+fp_armv8d16",
-        ),
-        _rv32("rv32imac", "ilp32", "+m+a+c"),
-        _rv32("rv32imafc", "ilp32f", "+m+a+f+c"),
+        *(_cortex_m(core, is_hard=False) for core in _SOFT_CORES),
+        *(_cortex_m(core, is_hard=True) for core in _HARD_CORES),
+        *(_cortex_m(core, is_hard=False, suffix="-soft") for core in _HARD_CORES),
+        _riscv("rv32imac", "rv32imac", "ilp32"),
+        _riscv("rv32imafc", "rv32imafc", "ilp32f"),
+        _riscv("rv64", "rv64imac", "lp64"),
+        _riscv("rv64gc", "rv64gc", "lp64d"),
+        _AARCH64_TARGET,
     )
 }
 
@@ -361,7 +394,15 @@ class Compiler:
             flags.append("-fPIC")
         else:  # -ffreestanding finds headers without a C library; -fbuiltin keeps the compiler's own knowledge of them
             flags += ["-ffreestanding", "-fbuiltin", "-idirafter", str(RUNTIME / "libc")]
+        if self.family == "gcc" and Path(self.command[0]).name not in _LAUNCHERS:
+            flags.append("-fcallgraph-info=su")  # how much stack each function takes, in a file beside the object
         return (*flags, *self.cflags, "-fno-lto")
+
+    @property
+    def half_flags(self) -> tuple[str, ...]:
+        """The arguments for C that calls a 16-bit float `half`, as TVM does."""
+        is_gcc_for_arm = self.family == "gcc" and any("cortex-m" in flag for flag in self.command)
+        return ("-Dhalf=_Float16", *(("-mfp16-format=ieee",) if is_gcc_for_arm else ()))
 
     def compile_command(self, source: str, output: str, *, cwd: Path, extra: Sequence[str] = ()) -> Command:
         """Give the command that compiles `source` to `output`, both relative to `cwd`.
@@ -389,8 +430,8 @@ class Compiler:
         """Give the arguments that link mathematics: the C library's where there is one, else the compiler's own support."""
         if self.target.is_host:
             return ("-lm",)
-        if self.family == "zig":  # its compiler-rt holds the common functions
-            return ()
+        if self.family != "gcc":  # zig's compiler-rt holds the common functions, clang has nothing for bare boards
+            return () if self.family == "zig" else ("-nostdlib",)
         for specs in ("--specs=nosys.specs", "--specs=picolibc.specs"):
             # The C library brings its specs file, so a compiler that takes the file has the library.
             if run([*self.command, *self.cflags, specs, "-E", "-x", "c", "/dev/null"], tool=self.name).status == 0:

@@ -55,8 +55,9 @@ picolibc-riscv64-unknown-elf has_file riscv64-unknown-elf-gcc picolibc.specs
 gcc-mips-linux-gnu type mips-linux-gnu-gcc
 gcc-aarch64-linux-gnu type aarch64-linux-gnu-gcc
 libc6-dev-arm64-cross has_file aarch64-linux-gnu-gcc crt1.o
-qemu-system-arm type qemu-system-arm
-qemu-system-misc type qemu-system-riscv32
+picolibc-aarch64-linux-gnu has_file aarch64-linux-gnu-gcc picolibc.specs
+qemu-system-arm type qemu-system-arm qemu-system-aarch64
+qemu-system-misc type qemu-system-riscv32 qemu-system-riscv64
 qemu-user type qemu-aarch64
 python3-venv python3 -c 'import ensurepip, venv'
 PROBES

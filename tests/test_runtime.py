@@ -1,17 +1,25 @@
-"""The C that ships with mlf, judged by the compilers and emulators it is for."""
+"""The C that ships with mlf, judged by the compilers and emulators it is for, and what is built around models with it."""
 
 from __future__ import annotations
 
 import os
 import re
 import shlex
+import shutil
 import struct
 import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import mlf
+from mlf.arrays import load_arrays
+from mlf.boards import build_firmware, run_firmware
+from mlf.errors import ToolError
+from mlf.toolchain import TARGETS, find_compiler
 
 RUNTIME = Path(__file__).resolve().parent.parent / "mlf" / "runtime"
 INCLUDE = RUNTIME / "include"
@@ -324,8 +332,9 @@ class Board:
 
     @property
     def sources(self) -> tuple[Path, ...]:
-        start = "start_riscv.S" if self.cc.startswith("riscv") else "start_cortex_m.c"
-        return tuple(BOARD / name for name in ("memory.c", "semihosting.c", "start.c", start))
+        start = {"arm": "start_cortex_m.c", "riscv64": "start_riscv.S", "aarch64": "start_aarch64.S"}
+        names = ("memory.c", "semihosting.c", "start.c", start[self.cc.partition("-")[0]])
+        return tuple(BOARD / name for name in names)
 
     @property
     def memory(self) -> dict[str, str]:
@@ -341,6 +350,7 @@ class Board:
 ARM = "arm-none-eabi-gcc"
 RISCV = "riscv64-unknown-elf-gcc"
 VIRT = "qemu-system-riscv32 -M virt -bios none"
+VIRT64 = "qemu-system-riscv64 -M virt -bios none"
 
 BOARDS = {
     "cortex-m0": Board(
@@ -406,6 +416,30 @@ BOARDS = {
         vectors="0x80000000",
         flash=("0x84000000", "64M"),
         ram=("0x80001000", "64M - 4K"),
+    ),
+    "rv64": Board(
+        cc=RISCV,
+        cflags="-march=rv64imac -mabi=lp64 -mcmodel=medany",
+        qemu=VIRT64,
+        vectors="0x80000000",
+        flash=("0x84000000", "64M"),
+        ram=("0x80001000", "64M - 4K"),
+    ),
+    "rv64gc": Board(
+        cc=RISCV,
+        cflags="-march=rv64gc -mabi=lp64d -mcmodel=medany",
+        qemu=VIRT64,
+        vectors="0x80000000",
+        flash=("0x84000000", "64M"),
+        ram=("0x80001000", "64M - 4K"),
+    ),
+    "aarch64": Board(
+        cc="aarch64-linux-gnu-gcc",
+        cflags="-march=armv8-a -fno-pie -static",
+        qemu="qemu-system-aarch64 -M virt -cpu cortex-a53 -nic none",
+        vectors="0x40000000",
+        flash=("0x44000000", "64M"),
+        ram=("0x40001000", "64M - 4K"),
     ),
 }
 
@@ -515,6 +549,8 @@ def test_program_starts_computes_and_moves_files(tmp_path: Path, board: Board) -
     assert outputs(tmp_path) == OUTPUTS
 
 
+FAULT = re.compile(r"fault (?:[0-9a-f]{8}){1,2} at ((?:[0-9a-f]{8}){1,2})\n")
+
 WILD_POINTER = """
 #include "board.h"
 static volatile uintptr_t nowhere = 0xe8000000u;
@@ -531,7 +567,7 @@ def test_wild_pointer_ends_the_program_with_its_place(tmp_path: Path, board: Boa
 
     result = emulate(board, tmp_path)
 
-    match = re.fullmatch(r"fault [0-9a-f]{8} at ([0-9a-f]{8})\n", result.stdout)
+    match = FAULT.fullmatch(result.stdout)
     assert result.returncode == 99
     assert match is not None
     assert 0 <= int(match[1], 16) - int(board.flash[0], 16) < 4096
@@ -556,7 +592,7 @@ def test_stack_overflow_ends_the_program(tmp_path: Path, board: Board) -> None:
     result = emulate(board, tmp_path)
 
     assert result.returncode == 99
-    assert re.fullmatch(r"fault [0-9a-f]{8} at [0-9a-f]{8}\n", result.stdout)
+    assert FAULT.fullmatch(result.stdout)
 
 
 # The calls are made through pointers, so that the compiler cannot do the work itself.
@@ -629,3 +665,92 @@ def test_zig_links_a_program_whose_memory_a_script_assigns(tmp_path: Path) -> No
 
     assert (linked.returncode, linked.stderr) == (0, "")
     assert (result.returncode, result.stdout, outputs(tmp_path)) == (42, "board program\n", OUTPUTS)
+
+
+NULL_POINTER = """
+static const volatile int* volatile nothing;
+int main(void) { return *nothing; }
+"""
+
+
+def test_memory_that_is_not_the_boards_is_in_no_map_of_64_bit_arm(tmp_path: Path) -> None:
+    board = BOARDS["aarch64"]
+    build(board, NULL_POINTER, tmp_path)
+
+    result = emulate(board, tmp_path)
+
+    assert result.returncode == 99
+    assert FAULT.fullmatch(result.stdout)
+
+
+COMPILERS = {"gcc": None, "clang": "clang", "zig": " ".join(ZIG[:-1])}
+BOARD_TARGETS = [name for name, target in TARGETS.items() if not target.is_host]
+
+
+def check_model(folder: Path, name: str, *, target: str, compiler: str, tolerance: float) -> None:
+    """Run a real model and compare what it gives with numpy's numbers."""
+    inputs = load_arrays(folder / f"{name}.inputs.npz")
+
+    result = mlf.run(str(folder / f"{name}.tar"), inputs, target=target, cc=COMPILERS[compiler])
+
+    for output, expected in load_arrays(folder / f"{name}.outputs.npz").items():
+        got = result.outputs[output].reshape(expected.shape)
+        np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance, err_msg=output)
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize("target", BOARD_TARGETS)
+def test_each_compiler_makes_mathematics_right_on_each_target(real_archives: Path, target: str, compiler: str) -> None:
+    check_model(real_archives, "math-usmp", target=target, compiler=compiler, tolerance=1e-5)
+
+
+# What compilers have for integers: vectors, DSP instructions, 64 bits and both.
+@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize("target", ["cortex-m55", "cortex-m33-soft", "rv64", "aarch64"])
+def test_each_compiler_makes_integers_right_on_each_kind_of_target(
+    real_archives: Path, target: str, compiler: str
+) -> None:
+    check_model(real_archives, "int8-usmp", target=target, compiler=compiler, tolerance=0)
+
+
+def test_firmware_around_an_object_of_clang_is_made_by_the_gnu_compiler(tmp_path: Path) -> None:
+    compiler = find_compiler(TARGETS["cortex-m4"], cc="clang")
+    (tmp_path / "main.c").write_text("float tanhf(float);\nint main(void) { return tanhf(0.0f) == 0.0f ? 0 : 1; }\n")
+
+    build_firmware(compiler, [tmp_path / "main.c"], [], "firmware.elf", folder=tmp_path)
+
+    assert "GCC: (" in run("readelf", "--string-dump=.comment", tmp_path / "firmware.elf").stdout
+
+
+def test_without_a_c_library_the_error_tells_which_package_has_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ld.lld").symlink_to(shutil.which("ld.lld") or "")
+    clang = shutil.which("clang")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    compiler = find_compiler(TARGETS["cortex-m4"], cc=clang)
+    (tmp_path / "main.c").write_text("float tanhf(float);\nint main(void) { return tanhf(0.0f) == 0.0f ? 0 : 1; }\n")
+
+    with pytest.raises(ToolError) as caught:
+        build_firmware(compiler, [tmp_path / "main.c"], [], "firmware.elf", folder=tmp_path)
+
+    assert "undefined symbol: tanhf" in str(caught.value)
+    assert caught.value.hint == "install the package gcc-arm-none-eabi"
+
+
+@pytest.mark.parametrize(
+    ("target", "package"),
+    [("cortex-m0", "qemu-system-arm"), ("aarch64", "qemu-system-arm"), ("rv64", "qemu-system-misc")],
+)
+def test_without_an_emulator_the_error_tells_which_package_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, package: str
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    board = TARGETS[target].board
+    assert board is not None
+
+    with pytest.raises(ToolError) as caught:
+        run_firmware(board, "firmware.elf", folder=tmp_path, timeout_s=1)
+
+    assert str(caught.value) == f"there is no `{board.emulator}`"
+    assert caught.value.hint == f"install the package {package}"

@@ -191,6 +191,60 @@ def test_a_compiler_says_what_it_is(target: str, cc: str | None, family: str) ->
     assert compiler.version[0].isdigit() or "Clang" in compiler.version
 
 
+ZIG = f"{sys.executable} -m ziglang cc"
+# What must be defined, and what must not, for each target.
+MACROS = {
+    "cortex-m0": ("__ARM_ARCH_6M__ __thumb__", "__ARM_FP __ARM_FEATURE_DSP"),
+    "cortex-m3": ("__ARM_ARCH_7M__", "__ARM_FP __ARM_FEATURE_DSP"),
+    "cortex-m4": ("__ARM_ARCH_7EM__ __ARM_FEATURE_DSP __ARM_FP __ARM_PCS_VFP", ""),
+    "cortex-m4-soft": ("__ARM_ARCH_7EM__ __ARM_FEATURE_DSP", "__ARM_FP __ARM_PCS_VFP"),
+    "cortex-m7": ("__ARM_ARCH_7EM__ __ARM_FEATURE_DSP __ARM_FP __ARM_PCS_VFP __ARM_FEATURE_FMA", ""),
+    "cortex-m7-soft": ("__ARM_ARCH_7EM__ __ARM_FEATURE_DSP", "__ARM_FP __ARM_PCS_VFP"),
+    "cortex-m33": ("__ARM_ARCH_8M_MAIN__ __ARM_FEATURE_DSP __ARM_FP __ARM_PCS_VFP", "__ARM_FEATURE_MVE"),
+    "cortex-m33-soft": ("__ARM_ARCH_8M_MAIN__ __ARM_FEATURE_DSP", "__ARM_FP __ARM_PCS_VFP"),
+    "cortex-m55": ("__thumb2__ __ARM_FEATURE_DSP __ARM_FP __ARM_PCS_VFP __ARM_FEATURE_MVE", ""),
+    "cortex-m55-soft": ("__thumb2__ __ARM_FEATURE_DSP", "__ARM_FP __ARM_PCS_VFP __ARM_FEATURE_MVE"),
+    "rv32imac": ("__riscv_mul __riscv_atomic __riscv_compressed __riscv_float_abi_soft", "__LP64__ __riscv_flen"),
+    "rv32imafc": ("__riscv_mul __riscv_atomic __riscv_compressed __riscv_float_abi_single", "__LP64__"),
+    "rv64": ("__riscv_mul __riscv_atomic __riscv_compressed __riscv_float_abi_soft __LP64__", "__riscv_flen"),
+    "rv64gc": ("__riscv_mul __riscv_atomic __riscv_compressed __riscv_float_abi_double __LP64__", ""),
+    "aarch64": ("__aarch64__ __AARCH64EL__ __ARM_NEON __LP64__", "__pie__ __PIE__"),
+}
+
+
+@pytest.mark.parametrize("cc", [None, "clang", ZIG], ids=["gcc", "clang", "zig"])
+@pytest.mark.parametrize("target", MACROS)
+def test_each_compiler_is_told_what_the_target_has(target: str, cc: str | None) -> None:
+    compiler = find_compiler(TARGETS[target], cc=cc)
+    text = run([*compiler.command, "-E", "-dM", "-x", "c", "/dev/null"]).stdout
+    defined = {line.split()[1] for line in text.splitlines()}
+    required, forbidden = MACROS[target]
+
+    assert sorted(set(required.split()) - defined) == []
+    assert sorted(set(forbidden.split()) & defined) == []
+
+
+def test_there_is_a_target_for_each_processor_that_is_promised() -> None:
+    assert set(TARGETS) == {"host", *MACROS}
+
+
+@pytest.mark.parametrize(
+    ("target", "cc", "expected"),
+    [
+        ("host", None, ("-lm",)),
+        ("cortex-m4", None, ("--specs=nosys.specs", "-lm")),
+        ("rv64", None, ("--specs=picolibc.specs", "-lm")),
+        ("aarch64", None, ("--specs=picolibc.specs", "-lm")),
+        ("cortex-m4", "clang", ("-nostdlib",)),
+        ("cortex-m4", ZIG, ()),
+    ],
+)
+def test_mathematics_comes_from_a_c_library_where_there_is_one(
+    target: str, cc: str | None, expected: tuple[str, ...]
+) -> None:
+    assert find_compiler(TARGETS[target], cc=cc).libraries() == expected
+
+
 def test_the_first_compiler_that_is_installed_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert find_compiler(TARGETS["host"]).name == "zig cc"

@@ -6,13 +6,11 @@
 
 /* The emulated board starts at the first byte of its memory, whatever the entry point of the file says. */
   .option arch, +zicsr /* the registers below are no part of the base instructions since 2019 */
+  .option norelax /* gp cannot be loaded by its own means, and not every linker knows how to relax */
   .section .vectors, "ax"
   .globl _start
 _start:
-  .option push
-  .option norelax
   la gp, __global_pointer$
-  .option pop
   la sp, __stack_top
   la tp, __tls_base
   la t0, fault
