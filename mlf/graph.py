@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _SPELLINGS = {"uint1": "bool"}  # of dtypes, in graphs and elsewhere
 _MAX_NODES = 100_000  # a compiled network has some hundred
 _MAX_EXTENTS = 64  # dimensions of a tensor; no compiler makes ten
+_MAX_DIGITS = 9  # of the numbers that attributes hold as text; they count tensors
+_RESHAPE = "__nop"  # what a node calls that gives its input another shape, without code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +39,59 @@ class GraphEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Graph:
-    """A graph: `arguments` are inputs and parameters in their order, `outputs` the heads, `operators` what is called."""
+class GraphNode:
+    """A node: `kind` is its `op`, `inputs` and `outputs` are places in the graph's `entries`.
 
-    arguments: tuple[GraphEntry, ...]
-    outputs: tuple[GraphEntry, ...]
-    operators: tuple[str, ...]
+    `function` is what an operator calls, None for any other kind. `input_count` and `output_count` are what its attributes
+    say, None where they say nothing; `is_flat` tells that the function expects tensors of one dimension.
+    """
+
+    name: str
+    kind: str
+    function: str | None
+    inputs: tuple[int, ...]
+    outputs: range
+    input_count: int | None
+    output_count: int | None
+    is_flat: bool
+
+    @property
+    def is_reshape(self) -> bool:
+        """Tell whether its output is its input in another shape, so that no function is called."""
+        return self.function == _RESHAPE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graph:
+    """A graph: `member` is its name in the archive, `entries` are all tensors in the order of the `nodes` that give them.
+
+    `argument_places` tells which entries are inputs and parameters, `head_places` which are outputs, both in call order.
+    `device_types` has the numbers of the devices that hold tensors; it is empty where the graph says none.
+    """
+
+    member: str
+    nodes: tuple[GraphNode, ...]
+    entries: tuple[GraphEntry, ...]
+    argument_places: tuple[int, ...]
+    head_places: tuple[int, ...]
+    device_types: tuple[int, ...]
     storage_bytes: int | None
+
+    @property
+    def arguments(self) -> tuple[GraphEntry, ...]:
+        """Its inputs and parameters, in their order."""
+        return tuple(self.entries[place] for place in self.argument_places)
+
+    @property
+    def outputs(self) -> tuple[GraphEntry, ...]:
+        """Its heads."""
+        return tuple(self.entries[place] for place in self.head_places)
+
+    @property
+    def operators(self) -> tuple[str, ...]:
+        """What is called, each function once, in the order of the first calls."""
+        called = (node.function for node in self.nodes if node.function and not node.is_reshape)
+        return tuple(dict.fromkeys(called))
 
 
 def parse_graph(document: object, *, where: str, name: str) -> Graph:
@@ -67,11 +115,34 @@ class _GraphReader:
     def read(self) -> Graph:
         entries = self._entries()
         arguments = self._whole_numbers(self.node.sequence("arg_nodes"), "an item of `arg_nodes`")
+        places = tuple(self._entry(index, 0, "arg_nodes") for index in arguments)
         return Graph(
-            arguments=tuple(entries[self._entry(index, 0, "arg_nodes")] for index in arguments),
-            outputs=tuple(self._heads(entries)),
-            operators=tuple(self._operators()),
-            storage_bytes=self._storage_bytes(entries, set(arguments)),
+            member=self.node.document,
+            nodes=tuple(map(self._graph_node, range(len(self.nodes)))),
+            entries=tuple(entries),
+            argument_places=places,
+            head_places=self._references(self.node, "heads"),
+            device_types=self._device_types(),
+            storage_bytes=self._storage_bytes(entries, places),
+        )
+
+    def _graph_node(self, index: int) -> GraphNode:
+        node = self.nodes[index]
+        kind = node.text("op")
+        attributes = node.child("attrs") if kind == "tvm_op" else None
+        return GraphNode(
+            name=self.names[index], kind=kind, function=attributes.text("func_name") if attributes else None,
+            inputs=self._references(node, "inputs") if "inputs" in node else (),
+            outputs=range(self.first_entries[index], self.first_entries[index + 1]),
+            input_count=_number(attributes, "num_inputs"), output_count=_number(attributes, "num_outputs"),
+            is_flat=bool(_number(attributes, "flatten_data")),
+        )  # fmt: skip
+
+    def _device_types(self) -> tuple[int, ...]:
+        if "device_index" not in self.attributes:
+            return ()
+        return tuple(
+            sorted(set(self._whole_numbers(self._attribute("device_index"), "an item of `attrs.device_index`")))
         )
 
     def _entries(self) -> list[GraphEntry]:
@@ -108,6 +179,10 @@ class _GraphReader:
             self.node.refuse("an item of `attrs.shape`", value, "a list of extents")
         if len(value) > _MAX_EXTENTS:
             self.node.fail(f"an item of `attrs.shape` has {len(value)} extents; at most {_MAX_EXTENTS} are allowed")
+        if any(isinstance(extent, int) and extent < 0 for extent in value):
+            self.node.fail(
+                "an item of `attrs.shape` has a negative extent: only tensors of fixed shapes can be planned"
+            )
         return tuple(self._whole_numbers(value, "an extent of `attrs.shape`"))
 
     def _whole_numbers(self, values: Sequence[object], place: str) -> list[int]:
@@ -122,22 +197,20 @@ class _GraphReader:
             self.node.fail(f"`{place}` names output {output} of node {node}, which is not there")
         return self.first_entries[node] + output
 
-    def _heads(self, entries: list[GraphEntry]) -> list[GraphEntry]:
+    def _references(self, node: Node, key: str) -> tuple[int, ...]:
+        """Find the entries that a list of nodes and their outputs names."""
+        place = node.at(key).strip("`")
         found = []
-        for item in self.node.sequence("heads"):
+        for item in node.sequence(key):
             if not isinstance(item, list) or len(item) < 2:
-                self.node.refuse("an item of `heads`", item, "a node and an output")
-            node, output = self._whole_numbers(item[:2], "a number in `heads`")
-            found.append(entries[self._entry(node, output, "heads")])
-        return found
+                self.node.refuse(f"an item of `{place}`", item, "a node and an output")
+            source, output = self._whole_numbers(item[:2], f"a number in `{place}`")
+            found.append(self._entry(source, output, place))
+        return tuple(found)
 
-    def _operators(self) -> list[str]:
-        calls = [item.child("attrs").text("func_name") for item in self.nodes if item.text("op") == "tvm_op"]
-        return [name for name in dict.fromkeys(calls) if name != "__nop"]  # what reshapes without code is called so
-
-    def _storage_bytes(self, entries: list[GraphEntry], arguments: set[int]) -> int | None:
+    def _storage_bytes(self, entries: list[GraphEntry], arguments: tuple[int, ...]) -> int | None:
         """Sum the storage that is neither an input nor a parameter; each is as large as the largest that shares it."""
-        given = {entries[self.first_entries[index]].storage_id for index in arguments}
+        given = {entries[place].storage_id for place in arguments}
         sizes: dict[int, int] = {}
         for entry in entries:
             if entry.storage_id in given:
@@ -146,3 +219,13 @@ class _GraphReader:
                 return None
             sizes[entry.storage_id] = max(sizes.get(entry.storage_id, 0), entry.size_bytes)
         return sum(sizes.values())
+
+
+def _number(attributes: Node | None, key: str) -> int | None:
+    """Read a number that an operator's attributes hold as text; None where there is none."""
+    if attributes is None or attributes.is_null(key):
+        return None
+    text = attributes.text(key)
+    if not (text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS):
+        attributes.refuse(attributes.at(key), text, "a number in quotation marks")
+    return int(text)

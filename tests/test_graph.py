@@ -9,7 +9,7 @@ from archives import STYLES, Network
 from archives import graph as network_graph
 
 from mlf.errors import MetadataError
-from mlf.graph import GraphEntry, parse_graph
+from mlf.graph import GraphEntry, GraphNode, parse_graph
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,6 +76,36 @@ def test_a_head_names_one_of_several_outputs_of_a_node() -> None:
     assert found.outputs == (GraphEntry(name="split", dtype="float32", shape=(1, 4), storage_id=3),)
 
 
+def test_nodes_tell_what_they_call_with_which_tensors() -> None:
+    def change(content: dict[str, Any]) -> None:
+        content["nodes"][2]["attrs"].update(num_inputs="1", num_outputs="2", flatten_data="1")
+
+    found = parse(changed(change))
+
+    assert found.member == "default.graph"
+    assert found.nodes[1:3] == (
+        GraphNode(
+            name="w", kind="null", function=None, inputs=(), outputs=range(1, 2), input_count=None, output_count=None,
+            is_flat=False,
+        ),
+        GraphNode(
+            name="split", kind="tvm_op", function="tvmgen_default_split", inputs=(0,), outputs=range(2, 4), input_count=1,
+            output_count=2, is_flat=True,
+        ),
+    )  # fmt: skip
+    assert found.nodes[3].inputs == (3,)
+    assert (found.nodes[3].input_count, found.nodes[3].is_flat, found.nodes[3].is_reshape) == (None, False, False)
+    assert (found.argument_places, found.head_places) == ((0, 1), (4, 2))
+    assert [entry.name for entry in found.entries] == ["x", "w", "split", "split", "add"]
+
+
+def test_devices_are_listed_once() -> None:
+    assert parse(document()).device_types == ()
+    found = parse(changed(lambda it: it["attrs"].update(device_index=["list_int", [2, 1, 2, 1, 1]])))
+
+    assert found.device_types == (1, 2)
+
+
 def test_storage_is_as_large_as_the_largest_tensor_in_it_and_arguments_do_not_count() -> None:
     assert parse(document()).storage_bytes == 16 + 16
 
@@ -100,7 +130,10 @@ def test_operators_are_named_once_in_their_order_without_what_only_reshapes() ->
         content["nodes"][5]["attrs"] = {"func_name": "tvmgen_default_last"}
         content["node_row_ptr"] += [5, 5]
 
-    assert parse(changed(change)).operators == ("tvmgen_default_add", "tvmgen_default_last")
+    found = parse(changed(change))
+
+    assert found.operators == ("tvmgen_default_add", "tvmgen_default_last")
+    assert [node.is_reshape for node in found.nodes] == [False, False, True, False, False, False]
 
 
 def test_uint1_is_bool() -> None:
@@ -154,6 +187,29 @@ ROWS = "`node_row_ptr` is not 5 ascending numbers from 0 on, one for each node a
         (lambda it: it.update(heads=[[10**19, 0, 0]]), "`heads` names output 0 of node 10000000000000000000, which is not there"),
         (lambda it: it.update(heads=[[1]]), "an item of `heads` is a list, expected a node and an output"),
         (lambda it: it.update(heads=[["1", 0]]), 'a number in `heads` is `"1"`, expected a whole number'),
+        (lambda it: it["nodes"][3].update(inputs=[3]), "an item of `nodes[3].inputs` is `3`, expected a node and an output"),
+        (lambda it: it["nodes"][3].update(inputs=[[0, -1, 0]]), "a number in `nodes[3].inputs` is `-1`, expected a whole number"),
+        (lambda it: it["nodes"][3].update(inputs=[[2, 2, 0]]), "`nodes[3].inputs` names output 2 of node 2, which is not there"),
+        (
+            lambda it: it["nodes"][2]["attrs"].update(num_inputs=1),
+            "`nodes[2].attrs.num_inputs` is `1`, expected a string",
+        ),
+        (
+            lambda it: it["nodes"][2]["attrs"].update(num_outputs="-1"),
+            '`nodes[2].attrs.num_outputs` is `"-1"`, expected a number in quotation marks',
+        ),
+        (
+            lambda it: it["nodes"][2]["attrs"].update(flatten_data="1" * 10),
+            '`nodes[2].attrs.flatten_data` is `"1111111111"`, expected a number in quotation marks',
+        ),
+        (
+            lambda it: it["attrs"].update(device_index=["list_int", [-1]]),
+            "an item of `attrs.device_index` is `-1`, expected a whole number",
+        ),
+        (
+            lambda it: it["attrs"]["shape"][1].__setitem__(0, [4, -1]),
+            "an item of `attrs.shape` has a negative extent: only tensors of fixed shapes can be planned",
+        ),
         (lambda it: it["attrs"].update(shape=[[1]]), "`attrs.shape` is a list, expected a type and a list"),
         (lambda it: it["attrs"]["shape"][1].__setitem__(0, 1), "an item of `attrs.shape` is `1`, expected a list of extents"),
         (lambda it: it["attrs"]["shape"][1].__setitem__(0, [1.5]), "an extent of `attrs.shape` is `1.5`, expected a whole number"),
