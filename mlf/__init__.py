@@ -21,28 +21,35 @@ if TYPE_CHECKING:
         diff,
         export,
         inspect,
+        inspect_firmware,
         link,
+        merge_archives,
         open_archive,
         plan_link,
         replay,
         run,
+        size,
         validate,
         validate_all,
     )
     from mlf.errors import MlfError
     from mlf.exporter import GoldenFiles
+    from mlf.linker import LinkOptions
     from mlf.params import Param, parse_params, render_params
 
 __version__ = "0.1.0"
-_API = """convert describe_folder diff export inspect link open_archive plan_link replay run validate validate_all"""
+_API = """convert describe_folder diff export inspect inspect_firmware link merge_archives open_archive plan_link replay run
+    size validate validate_all"""
 _HOMES = {
     **dict.fromkeys(_API.split(), "mlf.api"),
     "GoldenFiles": "mlf.exporter",
+    "LinkOptions": "mlf.linker",
     "MlfError": "mlf.errors",
     **dict.fromkeys(("Param", "parse_params", "render_params"), "mlf.params"),
 }
 __all__ = [
     "GoldenFiles",
+    "LinkOptions",
     "MlfError",
     "Param",
     "convert",
@@ -50,13 +57,16 @@ __all__ = [
     "diff",
     "export",
     "inspect",
+    "inspect_firmware",
     "link",
+    "merge_archives",
     "open_archive",
     "parse_params",
     "plan_link",
     "render_params",
     "replay",
     "run",
+    "size",
     "validate",
     "validate_all",
 ]

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from mlf.archive import Archive
     from mlf.check import Verdict
     from mlf.converter import Conversion
+    from mlf.descriptor import Firmware
     from mlf.differ import Difference
     from mlf.exporter import Export, GoldenFiles
     from mlf.library import Library
-    from mlf.linker import LinkPlan, LinkRequest, Progress
+    from mlf.linker import LinkOptions, LinkPlan, LinkRequest, Progress
     from mlf.reading import Contents
     from mlf.runner import Replay, RunResult
     from mlf.toolchain import Compiler
@@ -47,6 +48,13 @@ def inspect(path: PathLike) -> Contents:
     from mlf.reading import read_contents  # noqa: PLC0415
 
     return read_contents(Path(path))
+
+
+def inspect_firmware(path: PathLike) -> Firmware | None:
+    """Find the models in an ELF file, `ar` archive, Intel HEX or dump of flash; None if the file is none of these."""
+    from mlf.descriptor import read_firmware  # noqa: PLC0415
+
+    return read_firmware(Path(path))
 
 
 def validate(path: PathLike) -> Verdict:
@@ -106,13 +114,13 @@ def plan_link(
     target: str = "host",
     cc: str | None = None,
     cflags: Sequence[str] = (),
+    options: LinkOptions | None = None,
 ) -> LinkPlan:
     """Decide what `link` would do; `models` are `[NAME=]ARCHIVE[:MODULE]`, or archives by name."""
     from mlf import linker  # noqa: PLC0415
 
-    texts = [f"{name}={Path(path)}" for name, path in models.items()] if hasattr(models, "items") else models
-    requests = [linker.parse_request(text) for text in texts]
-    return linker.plan_link(requests, output=Path(output), compiler=_compiler(target, cc, cflags))
+    compiler = _compiler(target, cc, cflags)
+    return linker.plan_link(_requests(models), output=Path(output), compiler=compiler, options=options)
 
 
 def link(  # noqa: PLR0913  # what a person may want to say
@@ -122,14 +130,22 @@ def link(  # noqa: PLR0913  # what a person may want to say
     target: str = "host",
     cc: str | None = None,
     cflags: Sequence[str] = (),
+    options: LinkOptions | None = None,
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> Library:
     """Link models into one firmware library, with its headers and its JSON document beside it."""
     from mlf import linker  # noqa: PLC0415
 
-    plan = plan_link(models, output=output, target=target, cc=cc, cflags=cflags)
+    plan = plan_link(models, output=output, target=target, cc=cc, cflags=cflags, options=options)
     return linker.link(plan, progress=progress, jobs=jobs)
+
+
+def merge_archives(models: Models, *, output: PathLike, epoch_s: int = 0) -> Export:
+    """Write models, named as for `link`, as one archive of version 8; no compiler is needed."""
+    from mlf import bundle  # noqa: PLC0415
+
+    return bundle.merge_archives(_requests(models), output=Path(output), epoch_s=epoch_s)
 
 
 def run(  # noqa: PLR0913  # what a person may want to say
@@ -157,6 +173,33 @@ def run(  # noqa: PLR0913  # what a person may want to say
     return runner.run_model(chosen, inputs, compiler=compiler, timeout_s=timeout_s)
 
 
+def size(
+    source: PathLike,
+    *,
+    target: str | None = None,
+    cc: str | None = None,
+    cflags: Sequence[str] = (),
+    budget_bytes: Mapping[str, int] | None = None,
+    progress: Progress | None = None,
+) -> Mapping[str, Any]:
+    """Tell what a library takes of flash and RAM, by its JSON document, or `ARCHIVE[:MODULE]` once it is linked alone.
+
+    `budget_bytes` says how much `flash` and `ram` there is; being over it is no error here. Gives the document that
+    schema `size-v1` describes.
+    """
+    from mlf import library, report  # noqa: PLC0415
+
+    text = str(source)
+    if not text.endswith(".json"):
+        request, compiler = _request(text), _compiler(target or "host", cc, cflags)
+        document = library.link_alone(request, compiler, progress=progress)
+        return report.size_document(document, source=request.path.name, budget_bytes=budget_bytes or {})
+    document = library.read_document(Path(text))
+    if target not in (None, document.text("target")):
+        raise UsageError(f"was linked for {document.text('target')}, not for {target}", where=text)
+    return report.size_document(document, source=Path(text).name, budget_bytes=budget_bytes or {})
+
+
 def replay(
     source: PathLike,
     *,
@@ -170,6 +213,11 @@ def replay(
 
     compiler = _compiler(target or "host", cc, cflags)
     return runner.replay_archive(_request(source), compiler=compiler, timeout_s=timeout_s)
+
+
+def _requests(models: Models) -> list[LinkRequest]:
+    texts = [f"{name}={Path(path)}" for name, path in models.items()] if hasattr(models, "items") else models
+    return [_request(text) for text in texts]
 
 
 def _request(source: PathLike) -> LinkRequest:

@@ -462,8 +462,7 @@ class _Validator:
             self.add(item.kind, f"{place}: {item.place}", got, expected)
 
     def _check_symbols(self, module: Module, place: str) -> None:
-        no_code = not module.sources and not module.objects
-        if no_code or any(not name.endswith(".o") for name in module.objects):  # what a library defines was not read
+        if not module.sources and not module.objects:
             return
         if "aot" in module.executors and module.entrypoints.keys().isdisjoint(_WAYS_IN):
             expected = f"one of {', '.join(f'`{role}`' for role in _WAYS_IN)}"
@@ -566,12 +565,13 @@ class _Validator:
                 self.add("pool-size", f"{place}: pools.{name}", "no size", "a size, because the caller must lend it")
             if module.style != "full-model" or sizeless:
                 continue
-            try:
-                interface = codegen.model_interface(module.name.lower(), module)
-            except SourceError as error:
+            invalid = codegen.invalid_names(module)
+            if invalid:
                 severity = None if module.interface == "c" else WARNING  # TVM calls by position there
-                self.add("name-invalid", place, error.message, "names that C can have", severity=severity)
+                got = f"tensors or pools have names that C cannot have: {', '.join(invalid)}"
+                self.add("name-invalid", place, got, "names that C can have", severity=severity)
                 continue
+            interface = codegen.model_interface(module.name.lower(), module)
             generated.append(codegen.generated_names(interface, owner=place))
         for clash in find_clashes(generated):
             self.add("name-clash", "modules", clash, "different names")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 import mlf
-from mlf.errors import MlfError, OutputError, UsageError, reason_of
+from mlf.errors import ArchiveError, LinkError, MlfError, OutputError, UsageError, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 LATEST_VERSION = 8  # of the format; `mlf.metadata` has it too, but would cost every start its imports
 ERROR_SCHEMA = "mlf-error-v1"
-_TARGET_HELP = "Processor: host, cortex-m0, -m3, -m4, -m7, -m33, -m55, rv32imac, rv32imafc."
+_TARGET_HELP = (
+    "Processor: host, cortex-m0, -m3, -m4, -m7, -m33, -m55 (the last four also with -soft), rv32imac, rv32imafc, rv64, "
+    "rv64gc, aarch64."
+)
 
 
 class _Interrupt(BaseException):
@@ -215,10 +218,21 @@ def commands() -> None:
 @click.argument("archive", type=click.Path(path_type=Path))
 @_json_option
 def inspect(archive: Path, *, as_json: bool) -> None:
-    """Show what an archive holds: its modules, their tensors, memory and members."""
-    from mlf import report  # noqa: PLC0415
+    """Show what an archive holds: its modules, their tensors, memory and members.
 
-    _tell(mlf.inspect(archive), report.inspect_document, report.inspect_text, as_json=as_json)
+    Of a library, or of firmware that holds one, as ELF, Intel HEX or a dump of flash: the models that are inside.
+    """
+    from mlf import api, report  # noqa: PLC0415
+
+    try:
+        contents = mlf.inspect(archive)
+    except ArchiveError:
+        firmware = api.inspect_firmware(archive)
+        if firmware is None:
+            raise
+        _tell(firmware, report.firmware_document, report.firmware_text, as_json=as_json)
+        return
+    _tell(contents, report.inspect_document, report.inspect_text, as_json=as_json)
 
 
 @commands.command()
@@ -363,6 +377,54 @@ def diff(context: click.Context, before: Path, after: Path, *, as_json: bool) ->
 @_target_option
 @_cc_option
 @_cflags_option
+@click.option(
+    "--arena",
+    type=click.Choice(["shared", "private", "external"]),
+    default="shared",
+    show_default=True,
+    help="Memory to run in: one for models that never run at the same time, one for each, or lent by the application.",
+)
+@click.option("--concurrent", multiple=True, metavar="A,B", help="Models that may interrupt each other; repeatable.")
+@click.option(
+    "--memory",
+    "memories",
+    multiple=True,
+    metavar="NAME=SIZE,...",
+    help="Memories of the board for arenas, such as dtcm=64K,sram=256K.",
+)
+@click.option(
+    "--place", "places", multiple=True, metavar="MODEL=MEMORY", help="The memory that a model must run in; repeatable."
+)
+@click.option(
+    "--section",
+    "sections",
+    multiple=True,
+    metavar="NAME=SECTION",
+    help="Section of `arena`, of a memory, of `constants` or MODEL.constants; repeatable.",
+)
+@click.option("--no-fold", is_flag=True, help="Keep what is equal in several models in each of them.")
+@click.option(
+    "--registry",
+    default="models",
+    show_default=True,
+    metavar="NAME",
+    help="Name of the registry, where firmware has two libraries.",
+)
+@click.option(
+    "--extern",
+    "externs",
+    multiple=True,
+    metavar="NAME",
+    help="A function that the firmware has; * stands for any characters. Repeatable.",
+)
+@click.option("--budget", multiple=True, metavar="flash=SIZE,ram=SIZE", help="Fail if the library is larger.")
+@click.option(
+    "--merge-archive",
+    type=click.Path(path_type=Path),
+    metavar="OUT.tar",
+    help="Write the models as one archive, each under its name, and link no library: no compiler is needed, and of the "
+    "other options only --json goes with it.",
+)
 @click.option("-j", "--jobs", type=click.IntRange(min=1), help="Compilers at a time; one per processor by default.")
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
 @_json_option
@@ -376,21 +438,92 @@ def link(  # noqa: PLR0913  # the options of a command
     jobs: int | None,
     dry_run: bool,
     as_json: bool,
+    no_fold: bool,
+    merge_archive: Path | None,
+    **options: Any,  # noqa: ANN401  # those of `link_options`, which are texts and lists of them
 ) -> None:
     """Link archives into one firmware library.
 
-    Every model gets the entrypoint tvmgen_NAME_run; nothing else of it is visible. Headers go to include/ beside the
-    library, the JSON document of what it holds beside it too.
-    """
-    from mlf import report  # noqa: PLC0415
+    Every model gets the entrypoints tvmgen_NAME_run and tvmgen_NAME_tvm_module_main; nothing else of it is visible.
+    Headers go to include/ beside the library, the JSON document of what it holds beside it too.
 
-    how: dict[str, Any] = {"output": output, "target": target, "cc": cc, "cflags": _words(cflags)}
+    With --merge-archive the models become one archive of version 8 instead, .tar, .tar.gz or .tar.zst, whose sources can be
+    built together: files, functions and macros bear the new names. TVM's registry of functions, of which a program can have
+    one, is left out.
+    """
+    if merge_archive is not None:
+        _merge_archives(archives, merge_archive, as_json=as_json)
+        return
+    from mlf import report  # noqa: PLC0415
+    from mlf.options import link_options  # noqa: PLC0415
+
+    how: dict[str, Any] = {
+        "output": output, "target": target, "cc": cc, "cflags": _words(cflags), "options": link_options(is_folded=not no_fold, **options),
+    }  # fmt: skip
     if dry_run:
         _tell(mlf.plan_link(archives, **how), report.plan_document, report.plan_text, as_json=as_json)
         return
     with _progress() as progress:
         document = mlf.link(archives, **how, jobs=jobs, progress=progress).document
     _tell(document, lambda it: it, lambda it: report.library_text(it, str(output)), as_json=as_json)
+
+
+def _merge_archives(archives: tuple[str, ...], output: Path, *, as_json: bool) -> None:
+    from mlf import report  # noqa: PLC0415
+
+    context = click.get_current_context()
+    ours = ("archives", "merge_archive", "as_json")
+    given = [
+        max(option.opts, key=len)
+        for option in context.command.params
+        if option.name not in ours
+        and context.get_parameter_source(option.name or "") is click.core.ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise UsageError(f"--merge-archive links no library, so it does not go with {', '.join(given)}")
+    with _progress() as progress:
+        progress("merging")
+        made = mlf.merge_archives(archives, output=output, epoch_s=_epoch_s())
+    _tell(made, report.export_document, partial(report.export_text, output=str(output)), as_json=as_json)
+
+
+@commands.command()
+@click.argument("source", metavar="LIBRARY.json | ARCHIVE[:MODULE]")
+@click.option("--target", metavar="TARGET", help=_TARGET_HELP + " For an archive; host by default.")
+@_cc_option
+@_cflags_option
+@click.option(
+    "--budget", multiple=True, metavar="flash=SIZE,ram=SIZE", help="Give the exit status 1 if everything is larger."
+)
+@_json_option
+@click.pass_context
+def size(  # noqa: PLR0913  # the options of a command
+    context: click.Context,
+    source: str,
+    *,
+    target: str | None,
+    cc: str | None,
+    cflags: tuple[str, ...],
+    budget: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Show what models take of flash, RAM and stack: each model, function and section, who shares memory, what was saved.
+
+    LIBRARY.json lies beside the library. An archive is linked alone, and nothing is kept. Libraries of C and of compilers,
+    such as libm, are not counted.
+    """
+    from mlf import report  # noqa: PLC0415
+    from mlf.library import check_budget  # noqa: PLC0415  # numpy
+    from mlf.options import parse_budget  # noqa: PLC0415
+
+    limits = parse_budget(budget)
+    with _progress() as progress:
+        found = mlf.size(source, target=target, cc=cc, cflags=_words(cflags), budget_bytes=limits, progress=progress)
+    _tell(found, lambda it: it, report.size_text, as_json=as_json)
+    try:
+        check_budget(found["totals"], limits, where=found["source"])
+    except LinkError as error:  # the document that was asked for is printed already
+        context.exit(_report(error, as_json=False))
 
 
 @commands.command()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,21 +22,28 @@ if TYPE_CHECKING:
     import jinja2
 
     from mlf.metadata import Pool, Tensor
-    from mlf.module import Module
+    from mlf.module import IoPlace, Module
 
 TEMPLATES = Path(__file__).parent / "templates"
 _BYTES_PER_ROW = 16
+DEFAULT_REGISTRY = "models"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInterface:
-    """What firmware sees of a model: its name in the library, tensors in call order, and the memory it must lend."""
+    """What firmware sees of a model: its name in the library, tensors in call order, and the memory it must lend.
+
+    `io_places` says of each input and then of each output in which of the external pools it lies, if they lie there.
+    """
 
     name: str
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     external_pools: tuple[Pool, ...]
     workspace_bytes: int | None
+    devices: tuple[str, ...] = ()
+    io_places: tuple[IoPlace, ...] = ()
+    has_c_metadata: bool = False
 
     @property
     def prefix(self) -> str:
@@ -56,17 +63,51 @@ class ModelInterface:
 
 def model_interface(name: str, module: Module) -> ModelInterface:
     """Give the interface that `module` has under `name`; SourceError if a field of it could not be written in C."""
-    pools = tuple(pool for pool in module.pools if not pool.is_internal)
-    fields = [tensor.c_name for tensor in (*module.inputs, *module.outputs)] + [pool.name for pool in pools]
-    bad = [field for field in fields if not C_IDENTIFIER.fullmatch(field) or field in KEYWORDS]
+    external = [index for index, pool in enumerate(module.pools) if not pool.is_internal]
+    pools = tuple(module.pools[index] for index in external)
+    inputs, outputs = _with_c_names(module, module.inputs, module.outputs)
+    names = [*(pool.name for pool in pools), *module.devices]
+    bad = [name for name in names if not C_IDENTIFIER.fullmatch(name) or name in KEYWORDS]
     if bad:
-        raise SourceError(f"tensors or pools have names that C cannot have: {', '.join(bad)}", where=module.archive)
+        raise SourceError(f"pools or devices have names that C cannot have: {', '.join(bad)}", where=module.archive)
     sizeless = [pool.name for pool in pools if pool.size_bytes is None]
     if sizeless:
         raise SourceError(f"the header does not tell the size of the pools {', '.join(sizeless)}", where=module.archive)
     return ModelInterface(
-        name=name, inputs=module.inputs, outputs=module.outputs, external_pools=pools, workspace_bytes=module.workspace_bytes
+        name=name, inputs=inputs, outputs=outputs, external_pools=pools, workspace_bytes=module.workspace_bytes,
+        devices=module.devices, has_c_metadata="get_c_metadata" in module.entrypoints,
+        io_places=tuple(replace(place, pool=external.index(place.pool)) for place in module.io_places),
     )  # fmt: skip
+
+
+def invalid_names(module: Module) -> list[str]:
+    """List the tensors and pools that have names that C cannot have; TVM's header with them does not compile."""
+    names = [tensor.c_name for tensor in (*module.inputs, *module.outputs)]
+    names += [*(pool.name for pool in module.pools if not pool.is_internal), *module.devices]
+    return [name for name in names if not C_IDENTIFIER.fullmatch(name) or name in KEYWORDS]
+
+
+def _with_c_names(module: Module, *groups: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
+    """Give tensors names that C can have; behind the packed interface also none that another has in capitals.
+
+    Nobody's code has these names yet: TVM's header with such ones does not compile.
+    """
+    given = {tensor.c_name.upper() for group in groups for tensor in group}
+    used = {"WORKSPACE"}
+    named = []
+    for group in groups:
+        tensors = []
+        for tensor in group:
+            plain = tensor.c_name if C_IDENTIFIER.fullmatch(tensor.c_name) else f"t{tensor.c_name}"
+            c_name, number = plain, 1
+            is_taken = c_name in KEYWORDS or (module.header is None and c_name.upper() in used)
+            while is_taken:
+                c_name, number = f"{plain}_{number}", number + 1
+                is_taken = c_name.upper() in used | given
+            used.add(c_name.upper())
+            tensors.append(replace(tensor, c_name=c_name))
+        named.append(tuple(tensors))
+    return named
 
 
 def generated_names(interface: ModelInterface, *, owner: str) -> GeneratedNames:
@@ -77,9 +118,8 @@ def generated_names(interface: ModelInterface, *, owner: str) -> GeneratedNames:
     for pool in interface.external_pools:
         kinds = ("CONSTANT_POOL_SIZE", "CONSTANT_POOL_DATA") if pool.kind == "constant" else ("WORKSPACE_POOL_SIZE",)
         macros += [macro(interface.name, pool.name, kind) for kind in kinds]
-    symbols = [
-        f"{interface.prefix}_{part}" for part in ("inputs", "outputs", "workspace_pools", "run", "tvm_module_main")
-    ]
+    parts = ("inputs", "outputs", "workspace_pools", "devices", "run", "tvm_module_main", "map_inputs", "map_outputs", "get_c_metadata")  # fmt: skip
+    symbols = [f"{interface.prefix}_{part}" for part in parts]
     fields = [
         f"{interface.prefix}_{kind}.{tensor.c_name}"
         for kind, group in (("inputs", interface.inputs), ("outputs", interface.outputs))
@@ -91,49 +131,114 @@ def generated_names(interface: ModelInterface, *, owner: str) -> GeneratedNames:
 
 def model_header(interface: ModelInterface) -> str:
     """Write `tvmgen_<model>.h`, with TVM's names, structs and macros."""
-    arguments = [f"struct {interface.prefix}_inputs* inputs", f"struct {interface.prefix}_outputs* outputs"]
-    if interface.external_pools:
-        arguments.append(f"struct {interface.prefix}_workspace_pools* workspace_pools")
-    return _render(
+    return render(
         "model.h.j2",
         {
             "model": interface,
             "prefix": interface.prefix,
             "guard": macro(interface.name, "H_"),
-            "arguments": arguments,
-            "pool_alignment": WORKSPACE_ALIGNMENT_BYTES,
+            "arguments": run_parameters(interface),
+            "pool_alignment": max([WORKSPACE_ALIGNMENT_BYTES, *(pool.alignment_bytes for pool in interface.external_pools)]),
+            "has_c_metadata": interface.has_c_metadata,
             "macro": lambda *parts: macro(interface.name, *parts),
         },
-    )
+    )  # fmt: skip
 
 
-def models_header(interfaces: Sequence[ModelInterface]) -> str:
-    """Write `mlf/models.h`, the registry's header."""
-    return _render("models.h.j2", {"models": interfaces})
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryNames:
+    """The names of a library's registry, so that two libraries of one firmware can each have one."""
+
+    header_stem: str
+
+    @property
+    def header(self) -> str:
+        """The header's path below `include/`."""
+        return f"mlf/{self.header_stem}.h"
+
+    @property
+    def guard(self) -> str:
+        """The header's include guard."""
+        return f"MLF_{self.header_stem.upper()}_H_"
+
+    @property
+    def _part(self) -> str:
+        return "" if self.header_stem == DEFAULT_REGISTRY else f"{self.header_stem}_"
+
+    @property
+    def models(self) -> str:
+        """The array of all models."""
+        return f"mlf_{self._part}models"
+
+    @property
+    def find(self) -> str:
+        """The function that finds one by its name."""
+        return f"mlf_{self._part}find_model"
+
+    @property
+    def count(self) -> str:
+        """The macro with their number."""
+        return f"MLF_{self._part}MODEL_COUNT".upper()
 
 
-def models_source(interfaces: Sequence[ModelInterface]) -> str:
+def models_header(interfaces: Sequence[ModelInterface], registry: RegistryNames) -> str:
+    """Write the registry's header."""
+    return render("models.h.j2", {"models": interfaces, "registry": registry})
+
+
+def models_source(interfaces: Sequence[ModelInterface], registry: RegistryNames) -> str:
     """Write the registry."""
-
-    def shape_of(model: str, kind: str, tensors: Sequence[Tensor], index: int) -> str:
-        if not tensors[index].shape:
-            return "NULL"
-        shaped = sum(1 for tensor in tensors[:index] if tensor.shape)
-        return f"{model}_{kind}_{shaped}_shape"
-
-    return _render("models.c.j2", {"models": interfaces, "shape_of": shape_of})
+    return render("models.c.j2", {"models": interfaces, "registry": registry})
 
 
-def board_runner(interface: ModelInterface, statuses: Mapping[str, int]) -> str:
+def tensor_row(interface: ModelInterface, kind: str, index: int) -> list[str]:
+    """Give the values of a tensor in the registry; `kind` is `input` or `output`."""
+    tensor = (interface.inputs if kind == "input" else interface.outputs)[index]
+    at = index + (len(interface.inputs) if kind == "output" else 0)
+    place = interface.io_places[at] if interface.io_places else None
+    quantization = tensor.quantization
+    return [
+        _c_string(tensor.name), _c_string(tensor.dtype), f"{kind}_{index}_shape" if tensor.shape else "NULL",
+        str(len(tensor.shape or ())), str(tensor.size_bytes or 0), _c_float(quantization.scale if quantization else 0.0),
+        str(quantization.zero_point if quantization else 0), str(place.pool if place else -1),
+        str(place.offset_bytes if place else 0),
+    ]  # fmt: skip
+
+
+def _c_float(value: float) -> str:
+    """Write a float in decimal digits that give it back."""
+    text = f"{value:.9g}"
+    return f"{text}f" if "." in text or "e" in text else f"{text}.0f"
+
+
+def board_runner(interface: ModelInterface, statuses: Mapping[str, int], *, peak: str | None = None) -> str:
     """Write the program that runs a model once on a board: tensors are files of the emulator's directory.
 
     `statuses` are its exit statuses where the run `failed`, a buffer was `overrun`, a file could not be moved (`io`).
+    `peak` is a variable of the library whose value it writes too.
     """
-    values = {"model": interface, "prefix": interface.prefix, "statuses": statuses}
-    return _render("board_runner.c.j2", values)
+    tensors = [f"input_{index}" for index in range(len(interface.inputs))]
+    tensors += [f"output_{index}" for index in range(len(interface.outputs))]
+    values = {
+        "model": interface, "prefix": interface.prefix, "statuses": statuses, "structs": _filled_structs(interface),
+        "peak": peak, "io_places": list(zip(tensors, interface.io_places, strict=False)),
+    }  # fmt: skip
+    return render("board_runner.c.j2", values)
 
 
-def _render(template: str, values: Mapping[str, object]) -> str:
+def _filled_structs(interface: ModelInterface) -> list[dict[str, object]]:
+    """List the structs that `run` takes, with what a program on a board has for their fields."""
+    groups = {
+        "inputs": [(item.c_name, f"input_{index}") for index, item in enumerate(interface.inputs)],
+        "outputs": [(item.c_name, f"output_{index}") for index, item in enumerate(interface.outputs)],
+        "workspace_pools": [(pool.name, f"pool_{index}") for index, pool in enumerate(interface.external_pools)],
+        "devices": [(device, "NULL") for device in interface.devices],
+    }
+    return [{"kind": kind, "fields": groups[kind]} for kind in run_structs(interface)]
+
+
+def render(template: str, values: Mapping[str, object]) -> str:
+    """Render a template."""
     return _environment().get_template(template).render(values)
 
 
@@ -212,15 +317,15 @@ def entrypoint_source(interface: ModelInterface, call: ForeignCall, *, main: str
     cast = "(void*)" if call.header else ""
     passed = [item if isinstance(item, int) else f"{cast}{item}" for item in call.arguments]
     values = {
-        "model": interface, "call": call, "prefix": interface.prefix, "is_packed": is_packed, "wrap": _wrapped,
+        "model": interface, "call": call, "prefix": interface.prefix, "is_packed": is_packed, "wrap": wrapped,
         "has_bool": "bool" in words.values(),
         "prototype": f"{call.function}({', '.join(_prototype(interface, call, words))});",
         "head": f"int32_t {main}({', '.join(f'{words[name]}* {name}' for name in parameters)}) {{",
         "statement": f"{call.function}({', '.join(map(str, passed))});",
         "forward": f"return {main}({', '.join(_forwarded(interface, is_packed=is_packed))});",
-        "arguments": ", ".join(_run_parameters(interface)),
+        "arguments": ", ".join(run_parameters(interface)),
     }  # fmt: skip
-    return _render("entrypoint.c.j2", values)
+    return render("entrypoint.c.j2", values)
 
 
 def _prototype(interface: ModelInterface, call: ForeignCall, words: Mapping[str, str]) -> list[str]:
@@ -241,12 +346,19 @@ def _forwarded(interface: ModelInterface, *, is_packed: bool) -> list[str]:
     return passed + [f"workspace_pools->{pool.name}" for pool in interface.external_pools]
 
 
-def _run_parameters(interface: ModelInterface) -> list[str]:
-    kinds = ["inputs", "outputs"] + (["workspace_pools"] if interface.external_pools else [])
-    return [f"struct {interface.prefix}_{kind}* {kind}" for kind in kinds]
+def run_parameters(interface: ModelInterface) -> list[str]:
+    """List the parameters of `run`."""
+    return [f"struct {interface.prefix}_{kind}* {kind}" for kind in run_structs(interface)]
 
 
-def _wrapped(text: str, indent: int) -> str:
+def run_structs(interface: ModelInterface) -> list[str]:
+    """Name the structs that `run` takes, in their order."""
+    kinds = [] if interface.io_places else ["inputs", "outputs"]
+    kinds += ["workspace_pools"] if interface.external_pools else []
+    return [*kinds, "devices"] if interface.devices else kinds
+
+
+def wrapped(text: str, indent: int) -> str:
     """Break a line of C that is too long behind its commas."""
     glued = re.sub(r"(?<!,) ", "\0", text)  # textwrap breaks at any blank
     lines = textwrap.fill(
@@ -258,4 +370,4 @@ def _wrapped(text: str, indent: int) -> str:
 
 def description_text(values: Mapping[str, object]) -> str:
     """Write a first `description.toml`; `mlf.frontends.scan` gives the values."""
-    return _render("description.toml.j2", values)
+    return render("description.toml.j2", values)

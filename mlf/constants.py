@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 Values: TypeAlias = "NDArray[np.generic]"
 
-LIFT_THRESHOLD_BYTES: Final = 2048  # smaller arrays stay: the compiler may fold them into code
+# Smaller arrays stay: the compiler may fold them into code, and it makes a little less code of arrays that it sees.
+LIFT_THRESHOLD_BYTES: Final = 16384
 MIN_ALIGNMENT_BYTES: Final = 16  # compilers for x86-64 count on it for every array of 16 bytes, wherever it is defined
 MAX_ALIGNMENT_BYTES: Final = 65536  # the largest page of a usual target; more would only bloat objects
 MAX_ZERO_FILL_BYTES: Final = 1 << 26  # in one unit: a line of text must not take all of a machine's memory

@@ -115,6 +115,12 @@ def draft_conversion(archive: Archive, *, to: int, module: str | None = None) ->
     return _Converter(archive, chosen, modules, places, to).draft()
 
 
+def archive_identity(archive: Archive) -> str:
+    """Give the identity of an archive; of one before version 8 that which it would have in version 8."""
+    identity = read_metadata(archive).identity or draft_conversion(archive, to=LATEST_VERSION).identity
+    return identity or ""  # a draft of version 8 has one
+
+
 def _chosen(archive: Archive, metadata: Metadata, module: str | None) -> Metadata:
     if module is None:
         return metadata

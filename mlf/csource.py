@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
 # The code is hostile until it has been read: no expression may look at a character more than a bounded number of times, so
 # repetitions stop at what begins the next candidate, or have a limit. Numbers have at most the digits of 64 bits.
@@ -91,12 +91,24 @@ def _pool_bytes(text: str) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrapperFacts:
-    """What the wrapper `tvmgen_<model>_run` calls, and the struct fields it passes, in order."""
+    """What the wrapper `tvmgen_<model>_run` calls, and the expressions it passes, in order."""
 
     main: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    pools: tuple[str, ...]
+    arguments: tuple[str, ...]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The fields of the struct of inputs that it passes."""
+        return self.fields("inputs")
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The fields of the struct of outputs that it passes."""
+        return self.fields("outputs")
+
+    def fields(self, struct: str) -> tuple[str, ...]:
+        """Give the fields of a struct that it passes, in order."""
+        return tuple(field for argument in self.arguments for field in re.findall(rf"\b{struct}->(\w+)", argument))
 
 
 def parse_wrapper(text: str, run: str) -> WrapperFacts | None:
@@ -105,13 +117,33 @@ def parse_wrapper(text: str, run: str) -> WrapperFacts | None:
     found = re.search(rf"{head}\s*\{{\s*return\s+([^\s();]+)\(([^;{{}}]*)\)\s*;", text)
     if found is None:
         return None
-    arguments = found[2]
-    return WrapperFacts(
-        main=found[1],
-        inputs=tuple(re.findall(r"\binputs->(\w+)", arguments)),
-        outputs=tuple(re.findall(r"\boutputs->(\w+)", arguments)),
-        pools=tuple(re.findall(r"\bworkspace_pools->(\w+)", arguments)),
-    )
+    return WrapperFacts(main=found[1], arguments=tuple(_arguments(f"{found[2]})")) if found[2].strip() else ())
+
+
+_IO_PLACE = re.compile(r"\.(\w+) = &\(\(uint8_t\*\)workspace_pools->(\w+)\)\[([0-9]{1,19})\]")
+
+
+def parse_io_map(text: str, function: str) -> dict[str, tuple[str, int]]:
+    """Read where `map_inputs` or `map_outputs` says that tensors lie: the pool and the offset in bytes by field."""
+    begin = re.search(rf"\b{re.escape(function)}\([^()]*\)\s*\{{", text)
+    if begin is None:
+        return {}
+    end = text.find("return ret", begin.end())
+    return {m[1]: (m[2], int(m[3])) for m in _IO_PLACE.finditer(text, begin.end(), max(end, begin.end()))}
+
+
+def pool_variables(body: str) -> dict[tuple[str, int], str]:
+    """Give the names of a function's variables that point into pools, by the pool and the offset in bytes.
+
+    Where several point to one place, which they do at different times, none is given.
+    """
+    found: dict[tuple[str, int], set[str]] = {}
+    for m in _POOL_VARIABLE.finditer(body):
+        found.setdefault((m[2], int(m[3])), set()).add(m[1])
+    return {place: next(iter(names)) for place, names in found.items() if len(names) == 1}
+
+
+_POOL_VARIABLE = re.compile(r"\bvoid\* (\w+) = \(&\((\w+)_[0-9]{1,9}_var\[([0-9]{1,19})\]\)\);")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -355,7 +387,7 @@ def output_extent(known: Mapping[str, Function], main: Function, parameter: str)
 
 def is_output(known: Mapping[str, Function], main: Function, parameter: str) -> bool | None:
     """Tell whether an operator stores into a tensor of the main function; None where the text does not tell."""
-    found = {_is_stored(known[name], position) for name, position in _places(known, main, parameter)}
+    found = {is_written(known[name], position) for name, position in _places(known, main, parameter)}
     if True in found:
         return True
     return None if None in found or not found else False
@@ -420,7 +452,8 @@ def _stored_extent(operator: Function, position: int) -> Extent | None:
     return Extent(dtype=dtype, elements=highest + 1) if dtype and highest == certain else None
 
 
-def _is_stored(operator: Function, position: int) -> bool | None:
+def is_written(operator: Function, position: int) -> bool | None:
+    """Tell whether an operator stores into one of its parameters; None where the text does not tell."""
     stores = _stores_into(operator, position)
     return None if stores is None else bool(stores)
 
@@ -669,6 +702,12 @@ _C_METADATA_TENSOR = re.compile(
 _DTYPE_WORDS = {0: "int", 1: "uint", 2: "float", 4: "bfloat"}  # codes of DLPack
 
 
+def pool_sizes(text: str) -> dict[str, int]:
+    """Read the sizes of the workspace pools that `get_c_metadata` of a source file gives, by the name of main's parameter."""
+    pools = _c_metadata_tensors(text, "workspace_pools")
+    return {pool.name: pool.shape[0] for pool in pools if pool.shape and len(pool.shape) == 1}
+
+
 def parse_c_metadata(text: str) -> tuple[tuple[TypedTensor, ...], tuple[TypedTensor, ...]] | None:
     """Read the inputs and outputs, in call order, that `get_c_metadata` of a source file gives; None if it has none."""
     if "kTvmgenMetadata_inputs[" not in text:
@@ -728,3 +767,45 @@ def without_registry(text: str) -> str:
     if found is None:
         return text
     return text[: found.start()] + "\n" * found[0].count("\n") + text[found.end() :]
+
+
+def with_separate_constants(text: str) -> str:
+    """Let the compiler give every constant a section of its own: TVM's attribute puts all of them into one.
+
+    Only then can a linker drop or share one of them.
+    """
+    return _PLACED_CONSTANT.sub(r"\1", text)
+
+
+_PLACED_CONSTANT = re.compile(r'(\bstatic const \w+ __attribute__\(\()section\("\.rodata\.tvm"\), ')
+
+
+_DESCRIBED_ENTRY = re.compile(
+    r'#include "tvm/runtime/crt/internal/aot_executor/aot_executor\.h"\n.*?\bconst tvm_model_t \w+ = \{[^{}]*\};',
+    re.DOTALL,
+)
+
+
+def without_descriptor(text: str) -> str:
+    """Leave the descriptor of versions 1 to 5 out, line by line, with all that it needs: TVM's runtime, and a wrapper.
+
+    The wrapper declares main in a form that not every compiler takes.
+    """
+    return _DESCRIBED_ENTRY.sub(lambda found: "\n" * found[0].count("\n"), text)
+
+
+def without_wrapper(text: str, *, run: str, main: str, pools: Collection[str]) -> str:
+    """Leave the wrapper `run` and its declaration of `main` out, line by line, with the header that only it needs.
+
+    TVM's wrapper does not compile where two tensors have one name or a name is a word of C, and where it forgets pools.
+    The `pools` that the file defines for it stay, by an array of their addresses.
+    """
+    head = rf"^int32_t {re.escape(run)}\([^(){{}};]*\)\s*\{{[^{{}}]*(?:\{{[^{{}}]*\}}[^{{}}]*)*\}}"
+    found = re.search(head, text, re.MULTILINE)
+    if found is None:
+        return text
+    kept = ", ".join(f"(const void*)&{name}" for name in sorted(pools))
+    array = f"const void* const mlf_pools[] = {{{kept}}};" if pools else ""
+    text = text[: found.start()] + array + "\n" * found[0].count("\n") + text[found.end() :]
+    text = re.sub(r"^#include <tvmgen_\w+\.h>$", "", text, flags=re.MULTILINE)
+    return re.sub(rf"^TVM_DLL int32_t {re.escape(main)}\([^(){{}};]*\);$", "", text, flags=re.MULTILINE)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlf.arrays import load_arrays
+from mlf.boards import build_firmware, run_firmware
 from mlf.errors import ModelRunError, OutputError, reason_of
 from mlf.linker import LinkRequest, link, plan_link
 from mlf.resources import bundled
-from mlf.runner import build_firmware, run_firmware
 from mlf.toolchain import RUNTIME, Compiler, own_words, run
 
 if TYPE_CHECKING:

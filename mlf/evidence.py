@@ -14,19 +14,21 @@ from typing import TYPE_CHECKING
 
 from mlf import csource, layout
 from mlf.archive import METADATA_NAME
+from mlf.entry import POOL_PARAMETER, find_call
 from mlf.errors import ArchiveError, ObjectError, SourceError
 from mlf.graph import parse_graph
 from mlf.metadata import Code, ObjectCode, Pool, Tensor
-from mlf.module import Finding, Module
+from mlf.module import Argument, Finding, IoPlace, MainCall, Module
 from mlf.naming import header_name, macro, mangle, mangle_model, sanitize_tensor_name
 from mlf.strictjson import load_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from mlf.archive import Archive
     from mlf.graph import Graph
     from mlf.metadata import DeclaredFacts, ModuleMetadata, TensorMetadata
+    from mlf.objects.elf import ElfObject
 
 # Weights as text make a source member large; `inspect` reads the end of such a member, where TVM prints the main function.
 LARGE_SOURCE_BYTES = 1 << 20
@@ -37,6 +39,10 @@ _GRAPH_BYTES = 4 << 20
 # Each output costs a pass over the main function; no compiled model has this many.
 _MOST_SEARCHED_OUTPUTS = 64
 _ALLOCATOR = "TVMBackendAllocWorkspace"
+# What LLVM code says where it checks a tensor; TVM 0.9 named no function but `arg`.
+_ASSERTED = re.compile(
+    rb"(?P<function>\w{1,200})\.(?P<tensor>\w{1,200})\.(?P<what>ndim|dtype) is expected to (?:equal|be) (?P<value>\w{1,20})"
+)
 # What LLVM code with packed arguments says where it checks their number; unpacked code has nothing to check.
 _PACKED_CHECK = b"num_args should be"
 
@@ -61,6 +67,7 @@ class ModuleReader:
         self.is_partial = False
         self.lacks_functions = False
         self.findings: list[Finding] = []
+        self.unordered: set[str] = set()
         self.prefix = mangle_model(metadata.name)
         self.run = mangle(metadata.name, "run")
 
@@ -95,11 +102,61 @@ class ModuleReader:
             tests=(),
             defined=self.symbols.union(*map(csource.global_functions, self.texts)),
             maps_io=self.header.maps_io if self.header else False,
+            call=None,
+            io_places=(),
             has_registry=any(csource.has_registry(text) for text in self.texts),
             is_partial=self.is_partial,
             findings=(),
         )
-        return replace(self._declared(module), findings=tuple(self.findings))
+        whole = self._declared(self._completed(module))
+        plain = self.plain[main.name] if main else None
+        return replace(
+            whole, unordered=() if whole.metadata.declared else tuple(sorted(self.unordered)), findings=tuple(self.findings), io_places=self._io_places(whole),
+            call=self._with_ranks(whole, find_call(whole, self.wrapper, plain, is_packed=main.is_packed if main else False)),
+        )  # fmt: skip
+
+    def _completed(self, module: Module) -> Module:
+        """Fill in what only objects tell of outputs."""
+        if not self.asserted or module.graph:
+            return module
+        outputs = (replace(item, dtype=item.dtype or self._asserted(item, "dtype")) for item in module.outputs)
+        return replace(module, outputs=tuple(outputs))
+
+    def _asserted(self, tensor: Tensor, what: str) -> str | None:
+        """Give what the code of objects insists on, if all that checks a tensor of this name insists on the same."""
+        mains = {function for function, _ in self.asserted if function.endswith("__tvm_main__")}
+        functions = (*sorted(mains), "arg")  # main may have had another name when the object was made
+        names = (
+            (tensor.c_name, "output") if tensor.c_name == "output0" else (tensor.c_name,)
+        )  # as main calls the only one
+        keys = ((function, f"{name}.{what}") for function in functions for name in names)
+        found = next((self.asserted[key] for key in keys if key in self.asserted), set())
+        return next(iter(found)) if len(found) == 1 else None
+
+    def _with_rank(self, module: Module, item: Argument) -> Argument:
+        if item.kind not in ("input", "output"):
+            return item
+        rank = self._asserted((module.inputs if item.kind == "input" else module.outputs)[item.index], "ndim")
+        return replace(item, rank=int(rank)) if rank and rank.isdecimal() else item
+
+    def _with_ranks(self, module: Module, call: MainCall | None) -> MainCall | None:
+        if call is None or not self.asserted:
+            return call
+        return replace(call, arguments=tuple(self._with_rank(module, item) for item in call.arguments))
+
+    def _io_places(self, module: Module) -> tuple[IoPlace, ...]:
+        """Find in which pools inputs and outputs lie where the caller does not pass them."""
+        if not module.maps_io:
+            return ()
+        pools = {pool.name: index for index, pool in enumerate(module.pools)}
+        places: list[IoPlace] = []
+        for kind, tensors in (("inputs", module.inputs), ("outputs", module.outputs)):
+            found = self._io_map(kind)
+            for tensor in tensors:
+                pool, offset = found.get(tensor.c_name, ("", 0))
+                if pool in pools:
+                    places.append(IoPlace(pool=pools[pool], offset_bytes=offset))
+        return tuple(places) if len(places) == len(module.inputs) + len(module.outputs) else ()
 
     def _gather(self) -> None:
         self.sources = tuple(sorted(self._named("source"), key=layout.source_order))
@@ -112,6 +169,7 @@ class ModuleReader:
         self.needs: frozenset[str] = frozenset()
         self.object_code: ObjectCode | None = None
         self.checks_arguments = False
+        self.asserted: dict[tuple[str, str], set[str]] = {}
         self._read_objects()
         self.header = self._header()
         self.wrapper = next(filter(None, (csource.parse_wrapper(text, self.run) for text in self.texts)), None)
@@ -123,6 +181,7 @@ class ModuleReader:
         self.counts = self._counts()
         self.is_linked = any("__tvm_param__" in text for text in self.texts)
         self.typed = self._typed()
+        self.c_names = {kind: self._unique_names(kind) for kind in ("inputs", "outputs")}
         self.said = {kind: self._said(kind) for kind in ("inputs", "outputs")}
         self.said_sizes = {kind: {item.size_bytes for _, item in said.values()} for kind, said in self.said.items()}
 
@@ -149,30 +208,30 @@ class ModuleReader:
 
     def _read_objects(self) -> None:
         """Read the symbols and the machine of the objects; large ones are left unless the reader is thorough."""
-        names = [name for name in self.objects if name.endswith(".o")]
-        small = [name for name in names if self.is_thorough or self.archive.size_bytes(name) <= LARGE_SOURCE_BYTES]
+        small = [
+            name for name in self.objects if self.is_thorough or self.archive.size_bytes(name) <= LARGE_SOURCE_BYTES
+        ]
         self.is_partial |= len(small) < len(self.objects)
         if not small:
             return
-        from mlf.objects.abi import object_abi  # noqa: PLC0415  # numpy
-        from mlf.objects.elf import parse_object  # noqa: PLC0415
+        from mlf.objects.ar import objects_of  # noqa: PLC0415
 
         for name in small:
             data = self.archive.read(name)
             try:
-                item = parse_object(data, name)
+                items = objects_of(data, name)
             except ObjectError as error:
                 raise ObjectError(
                     f"{error.where}: {error.message}", where=self.archive.label, hint=error.hint
                 ) from error
-            machine, (abi, float_abi) = item.machine, object_abi(item)
-            self.object_code = ObjectCode(
-                machine=machine.name, bits=64 if machine.is_64 else 32, byte_order="big" if machine.is_big_endian else "little",
-                abi=abi, float_abi=float_abi,
-            )  # fmt: skip
+            for item in items:
+                self.object_code = _object_code(item)
+                self.symbols |= frozenset(item.symbols.defined_names())
+                self.needs |= frozenset(item.symbols.undefined_names())
             self.checks_arguments |= _PACKED_CHECK in data
-            self.symbols |= frozenset(item.symbols.defined_names())
-            self.needs |= frozenset(item.symbols.undefined_names())
+            for found in _ASSERTED.finditer(data):
+                function, tensor, what, value = (found[key].decode() for key in ("function", "tensor", "what", "value"))
+                self.asserted.setdefault((function, f"{tensor}.{what}"), set()).add(value)
 
     def _header_member(self) -> str:
         wanted = header_name(self.metadata.name)
@@ -212,7 +271,8 @@ class ModuleReader:
             "get_c_metadata": f"{self.prefix}_get_c_metadata", "map_inputs": f"{self.prefix}_map_inputs",
             "map_outputs": f"{self.prefix}_map_outputs", "lookup_linked_param": "_lookup_linked_param",
         }  # fmt: skip
-        found = {role: name for role, name in known.items() if name in self._defined() or role == "run"}
+        certain = {"run", "map_inputs", "map_outputs"} if self.header and self.header.maps_io else {"run"}
+        found = {role: name for role, name in known.items() if name in self._defined() or role in certain}
         return found | ({"descriptor": self.descriptor.name} if self.descriptor else {})
 
     def _defined(self) -> frozenset[str]:
@@ -253,7 +313,7 @@ class ModuleReader:
             return inputs, tuple(outputs)
         described = None if self.header else next(filter(None, map(csource.parse_c_metadata, self.texts)), None)
         if described:
-            return described[0], tuple(replace(item, name="") for item in described[1])
+            return _with_own_names(described[0], relay[0]), tuple(replace(item, name="") for item in described[1])
         return self._relay_inputs(relay[0]), relay[1]
 
     def _counts(self) -> tuple[int, int] | None:
@@ -263,7 +323,7 @@ class ModuleReader:
         if self.header or self.main is None or self.lacks_functions:
             return None
         main = self.plain[self.main.name]
-        names = [item.name for item in main.parameters if not _POOL_PARAMETER.fullmatch(item.name)]
+        names = [item.name for item in main.parameters if not POOL_PARAMETER.fullmatch(item.name)]
         if len(names) > _MOST_SEARCHED_OUTPUTS:
             return None
         written = [csource.is_output(self.plain, main, name) for name in names]
@@ -293,22 +353,59 @@ class ModuleReader:
         if kind == "outputs" and sorted(tensors) == sorted(_generic(len(fields))):  # TVM 0.11 called all outputs so
             names = _generic(len(fields))
             return {field: (field, tensors[name]) for field, name in zip(fields, names, strict=True)}
-        return {sanitize_tensor_name(name): (name, tensor) for name, tensor in tensors.items()}
+        return {self._c_name(kind, name): (name, tensor) for name, tensor in tensors.items()}
+
+    def _c_name(self, kind: str, name: str) -> str:
+        """Give the C name of a tensor; behind the packed interface two of a kind may come to one, which a number tells apart."""
+        return self.c_names[kind].get(name) or sanitize_tensor_name(name)
+
+    def _unique_names(self, kind: str) -> dict[str, str]:
+        if self.header:  # TVM refused to write one
+            return {}
+        typed = [tensor.name for tensor in self.typed[0]] if kind == "inputs" else []
+        declared: Mapping[str, TensorMetadata] = getattr(self.metadata, kind) or {}
+        unique: dict[str, str] = {}
+        known = declared or [*typed, *csource.relay_output_names(self.relay_text)]
+        order = {name: index for index, name in enumerate(typed)}
+        for name in sorted(dict.fromkeys(known), key=lambda name: order.get(name, len(order))):
+            plain = c_name = sanitize_tensor_name(name)
+            number = 1
+            while c_name in unique.values():
+                c_name, number = f"{plain}_{number}", number + 1
+            unique[name] = c_name
+        return unique
 
     def _parameters(self, main: csource.Function | None) -> dict[tuple[str, str], csource.Parameter]:
         """Find the parameter of main for each field of the C interface's structs, which the wrapper may reorder."""
-        if main is None or (self.header and self.header.maps_io):
+        if main is None:
             return {}
+        if self.header and self.header.maps_io:
+            return self._variables(main)
         order = self.wrapper or self.header
         names = {kind: getattr(order, kind) if order else self._typed_names(kind) for kind in ("inputs", "outputs")}
         fields = [(kind, name) for kind in ("inputs", "outputs") for name in names[kind]]
         return dict(zip(fields, self.plain[main.name].parameters, strict=False))
 
+    def _variables(self, main: csource.Function) -> dict[tuple[str, str], csource.Parameter]:
+        """Find the variable of main for each tensor that lies in a pool."""
+        variables = csource.pool_variables(main.body)
+        found = {}
+        for kind in ("inputs", "outputs"):
+            for field, place in self._io_map(kind).items():
+                if place in variables:
+                    found[kind, field] = csource.Parameter(name=variables[place], dtype=None)
+        return found
+
+    def _io_map(self, kind: str) -> dict[str, tuple[str, int]]:
+        """Read in which pool each input or output lies, and where."""
+        function = mangle(self.metadata.name, f"map_{kind}")
+        return {key: value for text in self.texts for key, value in csource.parse_io_map(text, function).items()}
+
     def _inputs(self) -> tuple[Tensor, ...]:
         by_name = {tensor.name: tensor for tensor in self.typed[0]}
         by_c_name: dict[str, csource.TypedTensor | None] = {}
         for tensor in self.typed[0]:  # weights are parameters too, and one may share an input's C name
-            c_name = sanitize_tensor_name(tensor.name)
+            c_name = self._c_name("inputs", tensor.name)
             by_c_name[c_name] = None if c_name in by_c_name else tensor
         tensors = []
         for c_name in self._order("inputs"):
@@ -349,15 +446,18 @@ class ModuleReader:
             return fields
         known = self._typed_names(kind)
         ordered = tuple(name for name in dict.fromkeys(known) if name in declared or not declared)
-        return ordered if len(ordered) == len(declared) or not declared else tuple(declared)
+        if len(ordered) == len(declared) or not declared:
+            return ordered
+        self.unordered |= {kind} if len(declared) > 1 else set()
+        return tuple(declared)
 
     def _typed_names(self, kind: str) -> tuple[str, ...]:
         """Give C names in call order where no header tells them."""
         if self.metadata.style == "operator":
             return ()
         if kind == "inputs":
-            return tuple(sanitize_tensor_name(tensor.name) for tensor in self.typed[0])
-        own = tuple(map(sanitize_tensor_name, csource.relay_output_names(self.relay_text)))
+            return tuple(self._c_name(kind, tensor.name) for tensor in self.typed[0])
+        own = tuple(self._c_name(kind, name) for name in csource.relay_output_names(self.relay_text))
         count = len(self.said["outputs"]) or len(self.typed[1]) or (self.counts[1] if self.counts else 0)
         generic = [own, _generic(count), ("output0",)]
         return next((names for names in generic if names and set(names) >= set(self.said["outputs"])), ())
@@ -419,7 +519,21 @@ class ModuleReader:
             for pool in find(text)
         ]  # fmt: skip
         external = [self._external_pool(name) for name in self.header.pools] if self.header else []
-        return (*internal, *external)
+        return (*internal, *external, *self._unpassed_pools({pool.name for pool in internal}))
+
+    def _unpassed_pools(self, internal: set[str]) -> Iterator[Pool]:
+        """Give the pools that main takes and no wrapper passes: TVM forgot them behind the packed interface."""
+        if self.header or self.main is None:
+            return
+        sizes = {name: size for text in self.texts for name, size in csource.pool_sizes(text).items()}
+        for parameter in self.plain[self.main.name].parameters:
+            found = POOL_PARAMETER.fullmatch(parameter.name)
+            if found is None or found["pool"] is None or found["pool"] in internal:
+                continue
+            yield Pool(
+                name=found["pool"], kind="workspace", size_bytes=sizes.get(found["whole"]), is_internal=False,
+                alignment_bytes=csource.WORKSPACE_ALIGNMENT_BYTES,
+            )  # fmt: skip
 
     def _external_pool(self, name: str) -> Pool:
         header = self.header
@@ -447,8 +561,11 @@ class ModuleReader:
             return None
         if self.lacks_functions:
             return 0 if self._is_planned() else None
-        if not any(_ALLOCATED.search(text) for text in self.texts):
+        allocating = [text for text in self.texts if _ALLOCATED.search(text)]
+        if not allocating:
             return 0
+        if any(csource.global_functions(text) - self.functions.keys() for text in allocating):
+            return None  # who allocates is of a form that is not read
         starts = [main.name] if main else list(self.graph.operators if self.graph else self.metadata.operators)
         needs = [csource.allocator_need(self.functions, name) for name in starts]
         leasts = [csource.allocator_need(self.functions, name, alignment=1) for name in starts]
@@ -501,8 +618,27 @@ class ModuleReader:
         )
 
 
-_POOL_PARAMETER = re.compile(r"\w+_[0-9]+_var|device_context_\w+")  # which main takes beside tensors
 _ALLOCATED = re.compile(rf"(?<!\bvoid\* ){_ALLOCATOR}\(")  # a call, not a declaration
+
+
+def _object_code(item: ElfObject) -> ObjectCode:
+    """Say which machine an object is for."""
+    from mlf.objects.abi import object_abi  # noqa: PLC0415  # numpy
+
+    machine, (abi, float_abi) = item.machine, object_abi(item)
+    return ObjectCode(
+        machine=machine.name, bits=64 if machine.is_64 else 32, byte_order="big" if machine.is_big_endian else "little", abi=abi,
+        float_abi=float_abi,
+    )  # fmt: skip
+
+
+def _with_own_names(
+    described: tuple[csource.TypedTensor, ...], relay: tuple[csource.TypedTensor, ...]
+) -> tuple[csource.TypedTensor, ...]:
+    """Give tensors that bear C names the names that Relay has for them, where it has the same tensors."""
+    if [item.name for item in described] != [sanitize_tensor_name(item.name) for item in relay]:
+        return described
+    return tuple(replace(item, name=own.name) for item, own in zip(described, relay, strict=True))
 
 
 def _generic(count: int) -> tuple[str, ...]:

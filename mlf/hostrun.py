@@ -3,7 +3,8 @@
 Started as a script by `mlf.runner` in a folder that holds `input.<n>`, and `pool.<n>` for pools with content; it writes
 `output.<n>`. It imports nothing of mlf and no numpy: starting takes most of its time.
 
-Arguments: shared object, symbol, then the sizes in bytes of the inputs, the outputs and the pools, each as `1,2,3` or `-`.
+Arguments: shared object, symbol, then the sizes in bytes of the inputs, the outputs and the pools, each as `1,2,3` or `-`;
+where the inputs and then the outputs lie, as `pool:offset,...`, or `-` if they are passed; the number of devices.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ def _sizes(text: str) -> list[int]:
     return [] if text == "-" else [int(size) for size in text.split(",")]
 
 
-def _pointers(buffers: list[_Buffer]) -> ctypes.Array[ctypes.c_void_p]:
-    return (ctypes.c_void_p * max(len(buffers), 1))(*(buffer.address for buffer in buffers))
+def _pointers(addresses: list[int]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * max(len(addresses), 1))(*addresses)
 
 
 def _filled(kind: str, sizes: list[int]) -> list[_Buffer]:
@@ -49,16 +50,29 @@ def _filled(kind: str, sizes: list[int]) -> list[_Buffer]:
     return [_Buffer(size, file.read_bytes() if file.exists() else b"") for size, file in zip(sizes, files, strict=True)]
 
 
+def _placed(text: str, pools: list[_Buffer]) -> list[int]:
+    """Give the addresses inside pools that a list of places names."""
+    pairs = [] if text == "-" else [place.split(":") for place in text.split(",")]
+    return [pools[int(pool)].address + int(offset) for pool, offset in pairs]
+
+
 def main(argv: list[str]) -> int:
     """Run the model; gives the exit status."""
-    library, symbol, *groups = argv
+    library, symbol, *groups, places, devices = argv
     inputs, pools = _filled("input", _sizes(groups[0])), _filled("pool", _sizes(groups[2]))
     outputs = [_Buffer(size) for size in _sizes(groups[1])]
     run = getattr(ctypes.CDLL(str(Path(library).resolve())), symbol)
     run.restype = ctypes.c_int32
-    arguments = [_pointers(inputs), _pointers(outputs)] + ([_pointers(pools)] if pools else [])
-    if run(*arguments) != 0:
+    inside = _placed(places, pools)
+    for buffer, address in zip(inputs, inside, strict=False):
+        ctypes.memmove(address, buffer.address, buffer.size_bytes)
+    structs = [] if inside else [[item.address for item in inputs], [item.address for item in outputs]]
+    structs += [[item.address for item in pools]] if pools else []
+    structs += [[0] * int(devices)] if int(devices) else []
+    if run(*map(_pointers, structs)) != 0:
         return FAILED_STATUS
+    for buffer, address in zip(outputs, inside[len(inputs) :], strict=False):
+        ctypes.memmove(buffer.address, address, buffer.size_bytes)
     if not all(buffer.is_intact() for buffer in [*inputs, *outputs, *pools]):
         return OVERRUN_STATUS
     for index, buffer in enumerate(outputs):

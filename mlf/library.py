@@ -3,38 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from mlf import codegen
-from mlf.errors import LinkError, ObjectError, OutputError
+from mlf.build import ARGUMENTS_MEMBER, DESCRIPTOR_SECTION, REGISTRY_MEMBER
+from mlf.errors import InputError, LinkError, ObjectError, OutputError, reason_of
 from mlf.externals import is_allowed
-from mlf.files import replace_files
+from mlf.files import replace_files, scratch_folder
+from mlf.linker import link, plan_link
 from mlf.metadata import pool_document
+from mlf.naming import DEFAULT_LIBRARY
 from mlf.objects.ar import ArMember, read_ar, write_ar
 from mlf.objects.elf import STB_LOCAL, parse_object
-from mlf.objects.merge import MergedObject, merge_objects
-from mlf.report import model_document, render_json
-from mlf.toolchain import RUNTIME
+from mlf.objects.fold import FOLD_PREFIX
+from mlf.report import arena_document, model_document, render_json
+from mlf.sizes import Image, break_down, global_functions, measure, section_totals, spoken, unfolded
+from mlf.stack import worst_stacks
+from mlf.strictjson import Node, load_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
-    from mlf.codegen import ModelInterface
-    from mlf.linker import PlannedModel
-    from mlf.toolchain import Command, Compiler
+    from mlf.build import Built, BuiltModel
+    from mlf.linker import LinkPlan, LinkRequest, Progress
+    from mlf.objects.elf import ElfObject
+    from mlf.objects.fold import FoldedSection
+    from mlf.stack import StackUse
+    from mlf.toolchain import Compiler
+
+    Objects = Mapping[str, ElfObject]
 
 SCHEMA = "mlf-library-v1"
 INCLUDE = "include"
-_REGISTRY = "mlf_models"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelObject:
-    """A model of the plan and the object that it became."""
-
-    plan: PlannedModel
-    merged: MergedObject
+_BY_ARRAYS = "run_by_arrays"  # the function by which the registry calls a model
+_DOCUMENT_MAX_BYTES = 64 << 20  # of a library of hundreds of models
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,114 +49,77 @@ class Library:
     document: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sizes:
-    """Bytes of a member as GNU `size` counts them: constants are text."""
+def assemble(built: Built, plan: LinkPlan) -> Library:
+    """Check what the models need and put the library together.
 
-    text_bytes: int
-    data_bytes: int
-    bss_bytes: int
-
-    def document(self) -> dict[str, int]:
-        """Give the sizes with flash and RAM: data lies in flash too, from where start-up code copies it."""
-        return {
-            "bss_bytes": self.bss_bytes,
-            "data_bytes": self.data_bytes,
-            "flash_bytes": self.text_bytes + self.data_bytes,
-            "ram_bytes": self.data_bytes + self.bss_bytes,
-            "text_bytes": self.text_bytes,
-        }
-
-
-def measure(merged: MergedObject) -> Sizes:
-    """Sum the allocated sections of an object."""
-    text = data = bss = 0
-    for section in merged.sections:
-        if section.is_code or not section.is_writable:
-            text += section.size_bytes
-        elif section.occupies_file:
-            data += section.size_bytes
-        else:
-            bss += section.size_bytes
-    return Sizes(text_bytes=text, data_bytes=data, bss_bytes=bss)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Registry:
-    """The registry of all models, laid out to be compiled in `folder`."""
-
-    models: tuple[str, ...]
-    headers: Mapping[str, str]
-    folder: Path
-
-    def command(self, compiler: Compiler) -> Command:
-        """Give the command that compiles it."""
-        search = ("-I.", f"-I{RUNTIME / 'include'}")
-        return compiler.compile_command(f"{_REGISTRY}.c", f"{_REGISTRY}.o", cwd=self.folder, extra=search)
-
-    def merged(self) -> MergedObject:
-        """Give its object, with the promised names alone, once it is compiled."""
-        item = parse_object((self.folder / f"{_REGISTRY}.o").read_bytes(), f"{_REGISTRY}.c")
-        names = [_REGISTRY, "mlf_find_model", *(f"mlf_model_{name}" for name in self.models)]
-        return merge_objects([item], exports={name: name for name in names}, unique="registry")
-
-
-def write_registry(interfaces: Sequence[ModelInterface], folder: Path) -> Registry:
-    """Write the registry's source and all headers below `folder`."""
-    headers = {interface.header: codegen.model_header(interface) for interface in interfaces}
-    headers["mlf/models.h"] = codegen.models_header(interfaces)
-    for name, text in {**headers, f"{_REGISTRY}.c": codegen.models_source(interfaces)}.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text, encoding="utf-8")
-    return Registry(models=tuple(interface.name for interface in interfaces), headers=headers, folder=folder)
-
-
-def assemble(models: Sequence[ModelObject], registry: Registry, compiler: Compiler, *, name: str) -> Library:
-    """Check what the models need and put the library called `name` together.
-
-    Raises LinkError for a name that nothing can be expected to supply, and for a library that defines anything but its
-    entrypoints; ObjectError for objects that are not of the target's machine.
+    Raises LinkError for a name that nothing can be expected to supply, for a library that defines anything but what was
+    promised, and for one that is larger than its budget; ObjectError for objects that are not of the target's machine.
     """
-    _check_needs(models)
-    merged = registry.merged()
-    _check_machines(models, merged)
-    members = [
-        ArMember(name=model.plan.member, data=model.merged.data, symbols=model.merged.exports) for model in models
-    ]
-    members.append(ArMember(name=f"{_REGISTRY}.o", data=merged.data, symbols=merged.exports))
+    support = set(chain.from_iterable(item.exports for item in built.support.values()))
+    _check_needs(built, plan, support)
+    _check_machines(built)
+    parts = [(model.plan.member, model.merged) for model in built.models] + list(built.support.items())
+    members = [ArMember(name=name, data=merged.data, symbols=merged.exports) for name, merged in parts]
     data = write_ar(members)
-    _check_definitions(data, members)
-    return Library(data=data, headers=registry.headers, document=_document(models, merged, compiler, name))
+    objects = {name: parse_object(content, name) for name, content in read_ar(data, "the library")}
+    _check_definitions(objects, members)
+    document = _Documents(built, plan, objects).library()
+    hint = "see what takes most: run `mlf size` on the library without a budget"
+    check_budget(document["totals"], plan.options.budget_bytes, where=plan.output.name, hint=hint)
+    return Library(data=data, headers=built.headers, document=document)
 
 
-def _check_needs(models: Sequence[ModelObject]) -> None:
+def check_budget(
+    sizes: Mapping[str, int], budget_bytes: Mapping[str, int], *, where: str, hint: str | None = None
+) -> None:
+    """Raise LinkError where `flash_bytes` or `ram_bytes` of `sizes` are over the budget for `flash` or `ram`."""
+    over = [
+        f"{kind} is {sizes[f'{kind}_bytes']} bytes, the budget {limit}"
+        for kind, limit in sorted(budget_bytes.items())
+        if sizes[f"{kind}_bytes"] > limit
+    ]
+    if over:
+        raise LinkError("; ".join(over), where=where, hint=hint)
+
+
+def _check_needs(built: Built, plan: LinkPlan, support: Collection[str]) -> None:
     missing = [
         f"{model.plan.name} ({model.plan.module.archive}): {' and '.join(item.needed_by)} needs `{item.name}`"
-        for model in models
+        for model in built.models
         for item in model.merged.undefined
-        if not item.is_weak and not is_allowed(item.name)
+        if not item.is_weak
+        and item.name not in support
+        and not is_allowed(item.name, declared=model.families, extra=plan.options.externs)
     ]
     if missing:
-        raise LinkError(f"nothing supplies what the models need:\n{chr(10).join(missing)}")
+        raise LinkError(
+            f"nothing supplies what the models need:\n{chr(10).join(missing)}",
+            hint="if the firmware has it, say so: --extern NAME",
+        )
 
 
-def _check_machines(models: Sequence[ModelObject], registry: MergedObject) -> None:
-    """The registry was compiled for the target, so every model's objects must be of its machine."""
-    for model in models:
-        if not model.merged.machine.is_compatible(registry.machine):
+def _check_machines(built: Built) -> None:
+    """The support objects were compiled for the target, so every model's objects must be of its machine."""
+    target = next(iter(built.support.values())).machine
+    for model in built.models:
+        if not model.merged.machine.is_compatible(target):
             raise ObjectError(
-                f"its objects are for {model.merged.machine}, the target is {registry.machine}", where=f"{model.plan.name} ({model.plan.module.archive})"
+                f"its objects are for {model.merged.machine}, the target is {target}", where=f"{model.plan.name} ({model.plan.module.archive})"
             )  # fmt: skip
 
 
-def _check_definitions(data: bytes, members: Sequence[ArMember]) -> None:
-    """Read the finished library back: every global definition must be one that was promised, and must be there once."""
+def _check_definitions(objects: Objects, members: Sequence[ArMember]) -> None:
+    """Check the finished library, read back: every global definition must be one that was promised, and must be there once.
+
+    Groups of equal content (`mlf_fold_...`) are there for linkers to keep one of.
+    """
     promised = {member.name: set(member.symbols) for member in members}
     owners: dict[str, list[str]] = {}
-    for name, content in read_ar(data, "the library"):
-        symbols = parse_object(content, name).symbols
+    for name, item in objects.items():
+        symbols = item.symbols
         for index in range(symbols.local_count, len(symbols)):
-            if int(symbols.section[index]) != 0 and int(symbols.info[index]) >> 4 != STB_LOCAL:
+            is_defined = int(symbols.section[index]) != 0 and int(symbols.info[index]) >> 4 != STB_LOCAL
+            if is_defined and not symbols.names[index].startswith(FOLD_PREFIX):
                 owners.setdefault(symbols.names[index], []).append(name)
     twice = [f"`{symbol}` in {' and '.join(names)}" for symbol, names in sorted(owners.items()) if len(names) > 1]
     if twice:
@@ -165,44 +131,138 @@ def _check_definitions(data: bytes, members: Sequence[ArMember]) -> None:
         raise LinkError(f"the library would define names that were not promised: {'; '.join(stray)}")
 
 
-def _document(models: Sequence[ModelObject], registry: MergedObject, compiler: Compiler, name: str) -> dict[str, Any]:
-    sizes = [measure(model.merged) for model in models]
-    total = Sizes(
-        text_bytes=sum(size.text_bytes for size in sizes),
-        data_bytes=sum(size.data_bytes for size in sizes),
-        bss_bytes=sum(size.bss_bytes for size in sizes),
-    )
+class _Documents:
+    """Describes a finished library, from its plan and from the objects in it."""
+
+    def __init__(self, built: Built, plan: LinkPlan, objects: Objects) -> None:
+        self.built = built
+        self.plan = plan
+        self.objects = objects
+        self.image = Image(objects)
+        self.callees = self._callees()
+
+    def library(self) -> dict[str, Any]:
+        """Give the whole document."""
+        plan, folded = self.plan, self.built.folded
+        everything = self.image.sizes(self.image.everything(self.objects.keys() - {REGISTRY_MEMBER}))
+        return {
+            "arenas": [arena_document(arena, measure(self.objects[arena.member])) for arena in plan.arenas],
+            "arguments": {"member": ARGUMENTS_MEMBER, "sizes": measure(self.objects[ARGUMENTS_MEMBER]).document()},
+            "compiler": {"family": plan.compiler.family, "version": plan.compiler.version},
+            "folded": [_folded_document(group) for group in (folded.groups if folded else ()) if len(group.models) > 1],
+            "library": plan.output.name,
+            "linked": {role: self.image.sizes(self.image.reached(names)).document() for role, names in self._calls().items()},
+            "machine": str(self.objects[REGISTRY_MEMBER].machine),
+            "models": [self._model(model) for model in self.built.models],
+            "registry": {
+                "header": plan.registry.header, "member": REGISTRY_MEMBER, "sizes": measure(self.objects[REGISTRY_MEMBER]).document(),
+                "symbols": list(self.built.support[REGISTRY_MEMBER].exports),
+            },
+            "saved": _saved_document(self.built, plan),
+            "schema": SCHEMA,
+            "target": plan.compiler.target.name,
+            "totals": everything.document(),
+        }  # fmt: skip
+
+    def _calls(self) -> dict[str, list[str]]:
+        """Give what firmware refers to that calls every model in one of the ways that there are."""
+        own = [model.entrypoints for model in self.plan.models]
+        return {
+            "registry": list(self.built.support[REGISTRY_MEMBER].exports),
+            "run": [names["run"] for names in own],
+            "tvm_module_main": [names["tvm_module_main"] for names in own],
+        }
+
+    def _callees(self) -> dict[str, int]:
+        """Give the stack that the functions need which models call in other members."""
+        needs: dict[str, int] = {}
+        for member in self.built.support.keys() - {REGISTRY_MEMBER}:
+            item = self.objects[member]
+            needs |= {use.entrypoint: use.size_bytes for use in worst_stacks(item, global_functions(item))}
+        return needs
+
+    def _model(self, model: BuiltModel) -> dict[str, Any]:
+        item = unfolded(self.objects[model.plan.member])
+        sizes, entrypoints = measure(item), model.plan.entrypoints
+        alone = Image({model.plan.member: self.objects[model.plan.member]})  # what others have alike counts for each
+        linked = {role: alone.sum(alone.reached([entrypoints[role]])) for role in ("run", "tvm_module_main")}
+        roles = {name: role for role, name in entrypoints.items()}
+        operators, shared = break_down(item, {**roles, _BY_ARRAYS: "registry"}, except_section=DESCRIPTOR_SECTION)
+        return {
+            **model_document(model.plan),
+            "descriptor_bytes": model.descriptor_bytes,
+            "dropped_bytes": model.merged.dropped_bytes,
+            "identity": model.identity,
+            "linked": {role: found.document() for role, found in linked.items()},
+            "needs": sorted(item.name for item in model.merged.undefined),
+            "operators": [one.document() for one in operators],
+            "pools": [
+                {**pool_document(pool), "data": pool.data.hex() if pool.data else None}
+                for pool in model.plan.interface.external_pools
+            ],
+            "registry_bytes": sizes.flash_bytes - alone.sum(alone.reached(roles)).flash_bytes,
+            "sections": section_totals(item),
+            "shared": [one.document() for one in shared],
+            "sizes": sizes.document(),
+            "stack": [
+                _stack_document(roles[use.entrypoint], use)
+                for use in worst_stacks(item, sorted(roles), callees=self.callees, frames=model.frames)
+            ],
+            "symbols": list(model.merged.exports),
+        }
+
+
+def _stack_document(role: str, use: StackUse) -> dict[str, Any]:
     return {
-        "compiler": {"family": compiler.family, "version": compiler.version},
-        "library": name,
-        "machine": str(registry.machine),
-        "models": [_model_document(model, size) for model, size in zip(models, sizes, strict=True)],
-        "registry": {
-            "header": "mlf/models.h", "member": f"{_REGISTRY}.o", "sizes": measure(registry).document(), "symbols": list(registry.exports),
-        },
-        "schema": SCHEMA,
-        "target": compiler.target.name,
-        "totals": total.document(),
+        "entrypoint": role, "is_bounded": use.is_bounded, "notes": list(use.notes), "path": list(use.path), "size_bytes": use.size_bytes,
     }  # fmt: skip
 
 
-def _model_document(model: ModelObject, sizes: Sizes) -> dict[str, Any]:
+def _folded_document(group: FoldedSection) -> dict[str, Any]:
     return {
-        **model_document(model.plan),
-        "dropped_bytes": model.merged.dropped_bytes,
-        "needs": sorted(item.name for item in model.merged.undefined),
-        "pools": [
-            {**pool_document(pool), "data": pool.data.hex() if pool.data else None}
-            for pool in model.plan.interface.external_pools
-        ],
-        "sizes": sizes.document(),
-        "symbols": list(model.merged.exports),
+        "is_code": group.is_code, "models": list(group.models), "saved_bytes": group.saved_bytes, "section": group.section,
+        "size_bytes": group.size_bytes, "symbols": sorted({spoken(name) for name in group.what}),
+    }  # fmt: skip
+
+
+def _saved_document(built: Built, plan: LinkPlan) -> dict[str, int]:
+    """Say what was saved against models that each bring their own memory and keep all that was compiled."""
+    separate = sum(model.need.size_bytes for model in plan.models if model.need)
+    shared = sum(arena.size_bytes for arena in plan.arenas if not arena.is_external)
+    return {
+        "dropped_bytes": sum(model.merged.dropped_bytes for model in built.models),
+        "folded_bytes": built.folded.saved_bytes if built.folded else 0,
+        "shared_bytes": separate - shared if plan.options.arenas.style != "external" else 0,
     }
 
 
 def document_path(output: Path) -> Path:
     """Give the path of the JSON document that belongs to a library."""
     return output.with_suffix(".json")
+
+
+def link_alone(request: LinkRequest, compiler: Compiler, *, progress: Progress | None = None) -> Node:
+    """Link the models of an archive, which nobody keeps, and give the document; raises what `plan_link` and `link` do."""
+    with scratch_folder() as folder:
+        plan = plan_link([request], output=folder / DEFAULT_LIBRARY, compiler=compiler)
+        document = link(plan, progress=progress).document
+    return Node(document, where=request.path.name, document="is not the document of a library", error=InputError)
+
+
+def read_document(path: Path) -> Node:
+    """Read the JSON document of a library; InputError if it cannot be read or is none."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(_DOCUMENT_MAX_BYTES + 1)
+        text = data.decode()
+    except OSError as error:
+        raise InputError(f"cannot be read: {reason_of(error)}", where=path.name) from error
+    except UnicodeDecodeError as error:
+        raise InputError("is not UTF-8", where=path.name) from error
+    document = load_json(text, where=path.name) if len(data) <= _DOCUMENT_MAX_BYTES else None
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise InputError(f"is not the document of a library: expected the schema `{SCHEMA}`", where=path.name)
+    return Node(document, where=path.name, document="is not the document of a library", error=InputError)
 
 
 def write(library: Library, output: Path) -> None:

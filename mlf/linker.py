@@ -1,42 +1,50 @@
 """Many archives to one firmware library.
 
 `plan_link` reads and decides; `link` compiles, merges and writes. The library's members are one object per model, which
-defines that model's entrypoints and nothing else, and one for the registry.
+defines that model's entrypoints and nothing else, one for each arena, one for the check of packed arguments, and one for
+the registry.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shlex
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlf import codegen
 from mlf.archive import open_archive
-from mlf.csource import without_registry
-from mlf.errors import CompileError, LinkError, NameClashError, ObjectError, ToolError, UnsupportedError
+from mlf.arenas import ArenaOptions, lay_out, plan_arenas
+from mlf.codegen import DEFAULT_REGISTRY, RegistryNames
+from mlf.entry import tensor_arguments
+from mlf.errors import LinkError, NameClashError, UnsupportedError
 from mlf.files import scratch_folder
-from mlf.layout import INCLUDE_DIRECTORY
-from mlf.naming import DEFAULT_LIBRARY, check_clashes, check_model_name, mangle, mangle_model, suggest_model_name
+from mlf.glue import ARENA_POOL, PROGRAM_BLOCK
+from mlf.metadata import Pool
+from mlf.module import Argument, MainCall
+from mlf.naming import DEFAULT_LIBRARY, check_clashes, check_model_name, suggest_model_name
+from mlf.operators import operator_models
 from mlf.reading import read_modules
-from mlf.toolchain import RUNTIME, is_machine_fault, own_words, run_many
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from mlf.archive import Archive
+    from mlf.arenas import Arena, ArenaNeed
     from mlf.codegen import ModelInterface
-    from mlf.constants import LiftedConstant
-    from mlf.library import Library, ModelObject, Registry
+    from mlf.library import Library
     from mlf.module import Module
-    from mlf.toolchain import Command, Compiler
+    from mlf.programcode import ProgramCode
+    from mlf.toolchain import Compiler
 
     Progress = Callable[[str], None]
 
-_ALLOCATOR = "TVMBackendAllocWorkspace"
-_WORKSPACE_UNIT = "mlf workspace"
+_TRIAL = "trial.a"
+_UNKNOWN_BYTES = 4096  # a first guess, of which measuring takes a multiple
+ALLOCATOR = "TVMBackendAllocWorkspace"
+CODE_BLOCK = "code"  # of an arena: the buffers that the code refers to itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,13 +71,36 @@ def parse_request(text: str) -> LinkRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LinkOptions:
+    """How models are put together.
+
+    `constants` gives the sections for constants by model, for all of them under the empty name; `is_folded` lets equal
+    constants and code of several models be stored once; `registry` is the stem of the registry's header; `externs` are
+    patterns of names that the firmware supplies; `budget_bytes` says how much `flash` and `ram` there is.
+    """
+
+    arenas: ArenaOptions = field(default_factory=ArenaOptions)
+    constants: Mapping[str, str] = field(default_factory=dict)
+    is_folded: bool = True
+    registry: str = DEFAULT_REGISTRY
+    externs: tuple[str, ...] = ()
+    budget_bytes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedModel:
-    """A model of the library to be: its interface, its module, and which symbols become its entrypoints."""
+    """A model of the library to be: its interface, its module, how its code is entered, and the memory that it gets.
+
+    `program` is there for a module without a main function of its own.
+    """
 
     interface: ModelInterface
     module: Module
     path: Path
-    exports: tuple[tuple[str, str], ...]
+    call: MainCall
+    program: ProgramCode | None
+    need: ArenaNeed | None
+    arena: Arena | None
 
     @property
     def name(self) -> str:
@@ -81,34 +112,64 @@ class PlannedModel:
         """The name of the model's member in the library."""
         return f"{self.interface.prefix}.o"
 
+    @property
+    def entrypoints(self) -> dict[str, str]:
+        """The model's global functions, by what they are for."""
+        roles = ["run", "tvm_module_main"]
+        roles += ["map_inputs", "map_outputs"] if self.interface.io_places else []
+        roles += ["get_c_metadata"] if self.interface.has_c_metadata else []
+        return {role: f"{self.interface.prefix}_{role}" for role in roles}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkPlan:
-    """Everything that a link will do, decided; models are sorted by name."""
+    """Everything that a link will do, decided; models are sorted by name.
+
+    A library that `is_measured` remembers how much of its arena was in use.
+    """
 
     models: tuple[PlannedModel, ...]
+    arenas: tuple[Arena, ...]
     compiler: Compiler
     output: Path
+    options: LinkOptions
+    is_measured: bool = False
+
+    @property
+    def registry(self) -> RegistryNames:
+        """The names of the registry."""
+        return RegistryNames(header_stem=self.options.registry)
 
 
-def plan_link(requests: Sequence[LinkRequest], *, output: Path, compiler: Compiler) -> LinkPlan:
-    """Read the archives and decide on names and entrypoints.
+def plan_link(
+    requests: Sequence[LinkRequest], *, output: Path, compiler: Compiler, options: LinkOptions | None = None
+) -> LinkPlan:
+    """Read the archives and decide on names, entrypoints and memory.
 
-    Raises NameClashError for names that cannot stand together, UnsupportedError for modules of a style that cannot be
-    linked, and what reading an archive raises.
+    Raises NameClashError for names that cannot stand together, UnsupportedError for modules that no library could be right
+    with, LinkError for memory that is not there, and what reading an archive raises.
     """
     if not requests:
         raise LinkError("there is nothing to link", hint="give at least one archive: `mlf link NAME=ARCHIVE`")
-    chosen = [pair for request in requests for pair in _chosen_modules(request)]
-    _refuse_equal_names(chosen, output)
-    models = sorted((_planned(request, module) for request, module in chosen), key=lambda model: model.name)
+    options = options or LinkOptions()
+    chosen = [pair for request in requests for pair in chosen_modules(request)]
+    refuse_equal_names(chosen, ending=() if output == Path(DEFAULT_LIBRARY) else ("-o", str(output)))
+    planned = [_measured(_planned(request, module, options), compiler) for request, module in chosen]
+    models = sorted(planned, key=lambda model: model.name)
     check_clashes([codegen.generated_names(model.interface, owner=model.module.archive) for model in models])
-    return LinkPlan(models=tuple(models), compiler=compiler, output=output)
+    _check_model_names(models, options)
+    needs = [model.need for model in models if model.need]
+    arenas = plan_arenas(needs, options.arenas, library=output.name)
+    return LinkPlan(
+        models=_with_arenas(models, arenas), arenas=arenas, compiler=compiler, output=output, options=options
+    )
 
 
-def _chosen_modules(request: LinkRequest) -> list[tuple[LinkRequest, Module]]:
+def chosen_modules(request: LinkRequest) -> list[tuple[LinkRequest, Module]]:
+    """Read the modules that a request asks for; raises LinkError if they are not there, or cannot all have its name."""
     with open_archive(request.path) as archive:
-        modules = read_modules(archive, is_thorough=True)
+        read = read_modules(archive, is_thorough=True)
+        modules = tuple(chain.from_iterable(_models_of(module, archive) for module in read))
         label = archive.label
     names = ", ".join(f"`{module.name}`" for module in modules)
     if request.module is not None:
@@ -124,26 +185,31 @@ def _chosen_modules(request: LinkRequest) -> list[tuple[LinkRequest, Module]]:
     return [(request, module) for module in modules]
 
 
-def _library_name(request: LinkRequest, module: Module) -> str:
+def _models_of(module: Module, archive: Archive) -> tuple[Module, ...]:
+    return operator_models(module, archive) if module.style == "operator" else (module,)
+
+
+def library_name(request: LinkRequest, module: Module) -> str:
     """Take the given name, else the module's in small letters, as TVM's header has it."""
     return request.name if request.name is not None else module.name.lower()
 
 
-def _refuse_equal_names(chosen: Sequence[tuple[LinkRequest, Module]], output: Path) -> None:
+def refuse_equal_names(chosen: Sequence[tuple[LinkRequest, Module]], *, ending: Sequence[str] = ()) -> None:
+    """Raise NameClashError for two models of one name, with a command that would work; `ending` are its last words."""
     owners: dict[str, list[tuple[LinkRequest, Module]]] = {}
     for request, module in chosen:
-        owners.setdefault(_library_name(request, module), []).append((request, module))
+        owners.setdefault(library_name(request, module), []).append((request, module))
     clash = next((name for name, pairs in sorted(owners.items()) if len(pairs) > 1), None)
     if clash is None:
         return
     first, *_, last = owners[clash]
-    command = _naming_command(chosen, output)
+    command = _naming_command(chosen, ending)
     raise NameClashError(
         f"{first[0].path} and {last[0].path} both hold a model called `{clash}`; give each a name of its own: `{command}`"
     )
 
 
-def _naming_command(chosen: Sequence[tuple[LinkRequest, Module]], output: Path) -> str:
+def _naming_command(chosen: Sequence[tuple[LinkRequest, Module]], ending: Sequence[str]) -> str:
     """Write the command that would work, with names made of the file names where names are missing."""
     words: list[str] = []
     used: set[str] = set()
@@ -156,51 +222,182 @@ def _naming_command(chosen: Sequence[tuple[LinkRequest, Module]], output: Path) 
         used.add(name)
         suffix = "" if alone[request] and request.module is None else f":{module.name}"
         words.append(shlex.quote(f"{name}={request.path}{suffix}"))
-    target = [] if output == Path(DEFAULT_LIBRARY) else ["-o", shlex.quote(str(output))]
-    return " ".join(["mlf", "link", *words, *target])
+    return " ".join(["mlf", "link", *words, *map(shlex.quote, ending)])
 
 
-def _planned(request: LinkRequest, module: Module) -> PlannedModel:
-    name = check_model_name(_library_name(request, module), where=str(request.path))
-    _refuse_unsupported(module)
+def _planned(request: LinkRequest, module: Module, options: LinkOptions) -> PlannedModel:
+    name = check_model_name(library_name(request, module), where=str(request.path))
     interface = codegen.model_interface(name, module)
+    program = _program(request, module)
+    call = _program_call(module, program) if program else module.call
+    _refuse(module, call)
+    need = _need(name, module, call, program)
+    interface = replace(interface, workspace_bytes=_workspace_bytes(interface, need))
+    if options.arenas.style == "external" and need:
+        _refuse_own_memory(module, call)
+        lent = Pool(
+            name=ARENA_POOL, kind="workspace", size_bytes=need.size_bytes, alignment_bytes=need.alignment_bytes, is_internal=False
+        )  # fmt: skip
+        interface = replace(interface, external_pools=(*interface.external_pools, lent))
     return PlannedModel(
-        interface=interface, module=module, path=request.path, exports=((module.entrypoints["run"], interface.run_symbol),)
+        interface=interface, module=module, path=request.path, call=call or MainCall(function="", convention=""), program=program,
+        need=need, arena=None,
     )  # fmt: skip
 
 
-def _refuse_unsupported(module: Module) -> None:
-    what = None
-    if module.style == "operator":
-        what = "holds operators and no model"
-    elif "aot" not in module.executors:
-        what = f"is for the {' and '.join(module.executors) or 'unknown'} executor"
-    elif module.interface != "c" or "run" not in module.entrypoints:
-        what = "has the packed interface"
-    elif module.operators != "unpacked":
-        what = "has packed operators behind the C interface"
-    elif module.devices:
-        what = f"drives devices ({', '.join(module.devices)})"
-    elif module.maps_io:
-        what = "keeps its inputs and outputs in its workspace pools"
-    if what:
-        message = f"module `{module.name}` {what}; ahead-of-time modules with the C interface can be linked"
-        raise UnsupportedError(message, where=module.archive)
+def _measured(model: PlannedModel, compiler: Compiler) -> PlannedModel:
+    """Put what a model allocates when it runs in the place of what metadata says, where the model can run here."""
+    need = model.need
+    if need is None or need.source not in ("metadata", "unknown"):
+        return model
+    from mlf import measure  # noqa: PLC0415  # numpy and the object code
+
+    if not measure.can_run(compiler):
+        return _known(model)
+    trial = measure.generous(model, need.allocator_bytes, is_host=compiler.target.is_host)
+    arenas = plan_arenas([trial.need] if trial.need else [], ArenaOptions(), library=_TRIAL)
+    plan = LinkPlan(
+        models=_with_arenas([trial], arenas), arenas=arenas, compiler=compiler, output=Path(_TRIAL), options=LinkOptions(is_folded=False, externs=("*",)),
+        is_measured=True,
+    )  # fmt: skip
+    found = measure.measured_allocation(plan)
+    if found is None:
+        return _known(model)
+    need = replace(need, allocator_bytes=found, source="measured")
+    return replace(
+        model, need=need, interface=replace(model.interface, workspace_bytes=_workspace_bytes(model.interface, need))
+    )
+
+
+def _known(model: PlannedModel) -> PlannedModel:
+    """Raise LinkError if nothing tells what the model allocates."""
+    if model.need and model.need.source == "unknown":
+        raise LinkError(
+            f"nothing tells how much memory {ALLOCATOR} must serve", where=model.module.archive,
+            hint="it can be measured where the target can run: install its emulator",
+        )  # fmt: skip
+    return model
+
+
+def _workspace_bytes(interface: ModelInterface, need: ArenaNeed | None) -> int:
+    """Sum the memory that a model uses while it runs: what it is lent, and what it has of an arena."""
+    lent = sum(pool.size_bytes or 0 for pool in interface.external_pools if pool.kind == "workspace")
+    return lent + (need.size_bytes if need else 0)
+
+
+def _program(request: LinkRequest, module: Module) -> ProgramCode | None:
+    """Make a main function for a module that has none."""
+    if module.graph is None:
+        return None
+    from mlf.frontends.graph import program_of_graph  # noqa: PLC0415  # numpy
+    from mlf.programcode import program_code  # noqa: PLC0415
+
+    with open_archive(request.path) as archive:
+        return program_code(program_of_graph(module, archive))
+
+
+def _program_call(module: Module, program: ProgramCode) -> MainCall:
+    memory = (Argument(kind="program", index=0),) if program.arena_bytes else ()
+    return MainCall(function="execute", convention="unpacked", arguments=(*tensor_arguments(module), *memory))
+
+
+def _refuse(module: Module, call: MainCall | None) -> None:
+    """Refuse what cannot be right in a library, with every reason."""
+    reasons = []
     if not module.sources and not module.objects:
         raise LinkError(f"module `{module.name}` holds no code", where=module.archive)
+    if call is None:
+        reasons.append("has no main function of a known form")
+    names = {True: "inputs", False: "outputs"}
+    for is_input, tensors in ((True, module.inputs), (False, module.outputs)):
+        dynamic = [tensor.name for tensor in tensors if tensor.size_bytes is None]
+        if dynamic:
+            reasons.append(f"has {names[is_input]} of unknown size: {', '.join(dynamic)}")
+    reasons += [f"does not tell the order of its {kind}" for kind in module.unordered if module.style != "operator"]
+    if module.maps_io and not module.io_places:
+        reasons.append("does not tell where in its pools the inputs and outputs lie")
+    reasons += _overlaps(module)
+    if reasons:
+        raise UnsupportedError(f"module `{module.name}` {'; it '.join(reasons)}", where=module.archive)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Unit:
-    """A file to compile, relative to the model's folder, and what messages call it."""
+def _overlaps(module: Module) -> list[str]:
+    """Tell of outputs that lie in the same place of a pool, where the last that is written destroys the others."""
+    places = list(zip(module.outputs, module.io_places[len(module.inputs) :], strict=False))
+    return [
+        f"puts the outputs `{one.name}` and `{other.name}` into the same memory"
+        for index, (one, here) in enumerate(places)
+        for other, there in places[index + 1 :]
+        if here.pool == there.pool
+        and here.offset_bytes < there.offset_bytes + (other.size_bytes or 0)
+        and there.offset_bytes < here.offset_bytes + (one.size_bytes or 0)
+    ]
 
-    source: str
-    label: str
-    extra: tuple[str, ...] = ()
 
-    @property
-    def output(self) -> str:
-        return f"{self.source}.o"
+def _need(name: str, module: Module, call: MainCall | None, program: ProgramCode | None) -> ArenaNeed | None:
+    """Work out what a model needs of an arena: pools inside its code, its program's plan, what it allocates."""
+    own = own_pools(module, call)
+    pieces = [
+        (pool.name, pool.size_bytes or 0, pool.alignment_bytes)
+        for pool in module.pools
+        if pool.is_internal and pool.kind == "workspace" and pool.name not in own
+    ]
+    if own:
+        alignment = max(pool.alignment_bytes for pool in own.values())
+        sizes = [pool.size_bytes or 0 for pool in own.values()]
+        size = sum(-(-size // alignment) * alignment for size in sizes) if len(sizes) > 1 else sizes[0]
+        pieces.append((CODE_BLOCK, size, alignment))
+    if program and program.arena_bytes:
+        pieces.append((PROGRAM_BLOCK, program.arena_bytes, program.alignment_bytes))
+    if module.allocator_bytes is not None:
+        return lay_out(name, pieces, allocator_bytes=module.allocator_bytes, source="code")
+    stated = _stated_allocation(module)
+    source = "unknown" if stated is None else "metadata"
+    size = _UNKNOWN_BYTES if stated is None else stated
+    return lay_out(name, pieces, allocator_bytes=size, source=source, unit_bytes=module.alignment_bytes)
+
+
+def own_pools(module: Module, call: MainCall | None) -> dict[str, Pool]:
+    """Give the workspace pools that the code refers to itself, which nobody passes to main, by name."""
+    passed = {module.pools[item.index].name for item in (call.arguments if call else ()) if item.kind == "pool"}
+    return {
+        pool.name: pool
+        for pool in module.pools
+        if pool.is_internal and pool.kind == "workspace" and pool.name not in passed
+    }
+
+
+def _stated_allocation(module: Module) -> int | None:
+    """Give what metadata says that the code allocates: of a graph its most demanding operator, else all of main."""
+    if module.graph is None:
+        return module.metadata.workspace_bytes
+    return max(module.metadata.operator_workspaces.values(), default=module.metadata.workspace_bytes)
+
+
+def _refuse_own_memory(module: Module, call: MainCall | None) -> None:
+    """An application can lend only memory that is passed to main."""
+    own = own_pools(module, call)
+    if own:
+        raise UnsupportedError(
+            f"module `{module.name}` refers to its workspace `{next(iter(own))}` from inside its code, so nobody can lend it",
+            where=module.archive, hint="link it with --arena shared or private",
+        )  # fmt: skip
+
+
+def _with_arenas(models: Sequence[PlannedModel], arenas: Sequence[Arena]) -> tuple[PlannedModel, ...]:
+    by_model = {name: arena for arena in arenas for name in arena.models}
+    return tuple(replace(model, arena=by_model.get(model.name)) for model in models)
+
+
+def _check_model_names(models: Sequence[PlannedModel], options: LinkOptions) -> None:
+    """Every model that an option names must be there."""
+    known = {model.name for model in models}
+    named = [("--concurrent", name) for group in options.arenas.concurrent for name in group]
+    named += [("--place", name) for name in options.arenas.places]
+    named += [("--section", name) for name in options.constants if name]
+    wrong = [f"{option} names `{name}`" for option, name in named if name not in known]
+    if wrong:
+        raise LinkError(f"{', '.join(wrong)}; the models are {', '.join(sorted(known))}")
 
 
 def link(plan: LinkPlan, *, progress: Progress | None = None, jobs: int | None = None) -> Library:
@@ -208,142 +405,12 @@ def link(plan: LinkPlan, *, progress: Progress | None = None, jobs: int | None =
 
     Nothing is written unless everything is right. Raises CompileError, LinkError, ObjectError, ToolError or OutputError.
     """
-    from mlf import library  # noqa: PLC0415  # brings numpy and the object code, which a dry run does not need
+    from mlf import build, library  # noqa: PLC0415  # numpy and the object code, which a dry run does not need
 
     report = progress or (lambda _: None)
     with scratch_folder() as scratch:
-        builders = [_ModelBuilder(model, plan.compiler, scratch / model.name) for model in plan.models]
-        # No model's name begins with a dot, so the registry's folder is free.
-        registry = library.write_registry([model.interface for model in plan.models], scratch / ".registry")
-        _compile_all(builders, registry, plan.compiler, jobs or os.cpu_count() or 1, report)
-        models = []
-        for builder in builders:
-            report(f"merging {builder.model.name}")
-            models.append(builder.merge())
+        built = build.build(plan, scratch, jobs=jobs or os.cpu_count() or 1, report=report)
         report("writing the library")
-        made = library.assemble(models, registry, plan.compiler, name=plan.output.name)
+        made = library.assemble(built, plan)
     library.write(made, plan.output)
     return made
-
-
-def _compile_all(
-    builders: Sequence[_ModelBuilder], registry: Registry, compiler: Compiler, jobs: int, report: Progress
-) -> None:
-    """Compile every file of every model, and the registry; raise CompileError with the words on each file that failed."""
-    places = ["the registry: "]
-
-    def commands() -> Iterator[Command]:
-        yield registry.command(compiler)
-        for builder in builders:
-            report(f"compiling {builder.model.name}")
-            for unit in builder.units():
-                places.append(f"{builder.where}: {unit.label}: ")
-                yield compiler.compile_command(unit.source, unit.output, cwd=builder.folder, extra=unit.extra)
-
-    finished = run_many(commands(), jobs=jobs)
-    failed = [
-        f"{place}{compiler.name} cannot compile it:\n{own_words(result)}"
-        for place, result in zip(places, finished, strict=True)
-        if result.status != 0
-    ]
-    if any(is_machine_fault(result) for result in finished):
-        raise ToolError("\n".join(failed))
-    if failed:
-        raise CompileError("\n".join(failed))
-
-
-class _ModelBuilder:
-    """Prepares one model in a folder of its own, and merges what the compiler makes of it."""
-
-    def __init__(self, model: PlannedModel, compiler: Compiler, folder: Path) -> None:
-        self.model = model
-        self.compiler = compiler
-        self.folder = folder
-        self.where = f"{model.name} ({model.module.archive})"
-        self.compiled: list[_Unit] = []
-        self.prebuilt: list[tuple[str, bytes]] = []
-        self.constants: list[LiftedConstant] = []
-
-    def units(self) -> Iterator[_Unit]:
-        """Lay out the sources, their large constants lifted; gives each file as soon as it can be compiled."""
-        with open_archive(self.model.path) as archive:
-            self.prebuilt = [(PurePosixPath(name).name, archive.read(name)) for name in self.model.module.objects]
-            for unit in self._units(archive):
-                self.compiled.append(unit)
-                yield unit
-
-    def _units(self, archive: Archive) -> Iterator[_Unit]:
-        module = self.model.module
-        include = self.folder / "include"
-        include.mkdir(parents=True)
-        self._write_headers(archive, include)
-        definitions = [f"-D{name}={value}" for name, value in module.code.definitions]
-        extra = ("-Iinclude", f"-I{RUNTIME / 'include'}", *definitions)
-        for member in module.sources:
-            path = PurePosixPath(member)
-            text = archive.read_text(member)
-            self._write_source(path.name, without_registry(text) if module.header else text)
-            yield _Unit(source=path.name, label=path.name, extra=extra)
-        if module.allocator_bytes != 0:
-            yield self._workspace_unit()
-
-    def _write_headers(self, archive: Archive, include: Path) -> None:
-        module = self.model.module
-        for member in module.includes:
-            path = include / member.removeprefix(INCLUDE_DIRECTORY)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(archive.read(member))
-        if module.header and module.name != module.name.lower():
-            # TVM's header is in small letters, but the code asks for one with the module's own and for its names.
-            prefix = mangle_model(module.name)
-            text = re.sub(rf"\b{re.escape(prefix.lower())}_", f"{prefix}_", archive.read_text(module.header))
-            (include / f"{prefix}.h").write_text(text, encoding="utf-8")
-
-    def _write_source(self, name: str, text: str) -> None:
-        from mlf.constants import lift_constants  # noqa: PLC0415  # numpy
-
-        lifted = lift_constants(text, unit=PurePosixPath(name).stem)
-        self.constants += lifted.constants
-        (self.folder / name).write_text(lifted.text, encoding="utf-8")
-
-    def _workspace_unit(self) -> _Unit:
-        module = self.model.module
-        size = module.allocator_bytes if module.allocator_bytes is not None else module.metadata.workspace_bytes
-        if size is None:
-            raise LinkError(f"nothing tells how much memory {_ALLOCATOR} must serve", where=module.archive)
-        (self.folder / "mlf_workspace.c").write_bytes((RUNTIME / "workspace.c").read_bytes())
-        return _Unit(
-            source="mlf_workspace.c",
-            label=_WORKSPACE_UNIT,
-            extra=(f"-DMLF_WORKSPACE_BYTES={max(size, 1)}",),
-        )
-
-    def merge(self) -> ModelObject:
-        """Merge the compiled units, the lifted constants and the archive's own objects into the model's member."""
-        try:
-            return self._merge()
-        except ObjectError as error:
-            raise ObjectError(error.message, where=f"{self.where}: {error.where}", hint=error.hint) from error
-
-    def _merge(self) -> ModelObject:
-        from mlf import library  # noqa: PLC0415  # numpy
-        from mlf.objects import elf, merge  # noqa: PLC0415  # numpy
-
-        objects = [elf.parse_object((self.folder / unit.output).read_bytes(), unit.label) for unit in self.compiled]
-        objects += [elf.parse_object(data, name) for name, data in self.prebuilt]
-        if self.constants:
-            machine = objects[0].machine
-            blobs = [
-                (item.symbol, item.payload_for(big_endian=machine.is_big_endian), item.alignment)
-                for item in self.constants
-            ]
-            objects.append(elf.data_object("lifted constants", machine, blobs, section=".rodata.tvm"))
-        old, new = mangle_model(self.model.module.name) + "_", mangle(self.model.name, "")
-        merged = merge.merge_objects(
-            objects,
-            exports=dict(self.model.exports),
-            unique=self.model.name,
-            rename_local=lambda name: new + name[len(old) :] if name.startswith(old) else name,
-            where=self.where,
-        )
-        return library.ModelObject(plan=self.model, merged=merged)

@@ -138,7 +138,7 @@ class DeclaredFacts:
 class ModuleMetadata:
     """What metadata says of one module; None where a version or a release does not say it.
 
-    `operators` are the functions that it lists, `buffers` their parameters in an operator-style archive. `document` holds
+    `operators` are the functions that it lists, `operator_workspaces` the bytes that it says they allocate, `buffers` their parameters in an operator-style archive. `document` holds
     the module's keys as version 7 spells them.
     """
 
@@ -152,6 +152,7 @@ class ModuleMetadata:
     inputs: Mapping[str, TensorMetadata] | None
     outputs: Mapping[str, TensorMetadata] | None
     operators: tuple[str, ...]
+    operator_workspaces: Mapping[str, int]
     buffers: Mapping[str, tuple[BufferMetadata, ...]]
     document: Mapping[str, object]
     declared: DeclaredFacts | None = None
@@ -224,6 +225,14 @@ def _modules(node: Node, version: int) -> tuple[ModuleMetadata, ...]:
     return tuple(_module(modules.child(name), name, version) for name in names)
 
 
+def _workspace(operator: Node) -> int:
+    """Give the largest workspace of an operator; it is listed by device."""
+    if "workspace" not in operator:
+        return 0
+    sizes = [item.optional_size("workspace_size_bytes") for item in operator.children("workspace")]
+    return max((size for size in sizes if size is not None), default=0)
+
+
 def _style(node: Node) -> str:
     style = node.text("style") if "style" in node else "full-model"  # version 4 introduced it
     if style not in STYLES:
@@ -254,6 +263,7 @@ def _module(node: Node, name: str, version: int) -> ModuleMetadata:
         inputs=_tensors(main, "inputs"),
         outputs=_tensors(main, "outputs"),
         operators=tuple(operator.text("function_name") for operator in operators) or tuple(buffers),
+        operator_workspaces={operator.text("function_name"): _workspace(operator) for operator in operators},
         buffers=buffers,
         document=document,
         declared=_declared(node) if version >= 8 else None,

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlf.archive import METADATA_NAME
+from mlf.csource import WORKSPACE_ALIGNMENT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mlf.graph import Graph
     from mlf.metadata import Code, GoldenTest, ModuleMetadata, Pool, Tensor
+
+_OBJECT_ALIGNMENTS_BYTES = {"x86-64": 64, "i386": 64}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +35,48 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Argument:
+    """What a model's main function is given at one place: which of the module's inputs, outputs, pools or devices.
+
+    `kind` is `input`, `output`, `pool` or `device`, or `program`: memory for a program of which mlf made the main function.
+    `rank` is the number of dimensions that the code insists on, where it says so.
+    """
+
+    kind: str
+    index: int
+    rank: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MainCall:
+    """How a module's code is entered.
+
+    `convention` is `unpacked` (pointers to data), `packed` (TVM's packed arguments, each a DLTensor) or `structs` (the C
+    interface's own, for which there is no list of arguments).
+    """
+
+    function: str
+    convention: str
+    arguments: tuple[Argument, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IoPlace:
+    """Where an input or output lies that has no memory of its own: which of the module's pools, and the offset in it."""
+
+    pool: int
+    offset_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Module:
     """A compiled model of an archive, or the functions of an operator-style one.
 
     `allocator_bytes` is what it asks of TVMBackendAllocWorkspace at most, with each block rounded up to 16 bytes: 0 if it
     never asks, None if the code does not tell. `operators` is None where only objects could tell and do not. `sources`,
     `objects`, `includes`, `header` and `parameters` are member names; `defined` are the functions that the code defines.
+    `call` is None where no function runs the whole model, or none was found; `io_places` tells of each input and then of
+    each output in which pool it lies, if they lie there. `unordered` are `inputs` or `outputs` whose order nothing tells.
     """
 
     name: str
@@ -65,9 +104,22 @@ class Module:
     tests: tuple[GoldenTest, ...]
     defined: frozenset[str]
     maps_io: bool
+    call: MainCall | None
+    io_places: tuple[IoPlace, ...]
     has_registry: bool
     is_partial: bool
     findings: tuple[Finding, ...]
+    unordered: tuple[str, ...] = ()
+
+    @property
+    def alignment_bytes(self) -> int:
+        """How memory for its tensors must be aligned.
+
+        TVM's LLVM code generator trusts in the alignment that TVM's own allocator gives; vectors of x86 fault without it.
+        """
+        return _OBJECT_ALIGNMENTS_BYTES.get(
+            self.code.object.machine if self.code.object else "", WORKSPACE_ALIGNMENT_BYTES
+        )
 
     @property
     def workspace_bytes(self) -> int | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,15 +16,15 @@ import numpy as np
 from mlf import codegen, hostrun, library
 from mlf.archive import open_archive
 from mlf.arrays import array_faults, numpy_dtype, read_arrays
+from mlf.boards import FAULT_STATUS, build_firmware, run_firmware
 from mlf.errors import InputError, ModelRunError, TensorError, ToolError, reason_of
 from mlf.files import scratch_folder
 from mlf.linker import LinkRequest, link, plan_link
 from mlf.metadata import pool_of, tensor_of
+from mlf.module import IoPlace
 from mlf.naming import MODEL_NAME, suggest_model_name
 from mlf.objects.ar import read_ar
-from mlf.strictjson import Node, load_json
 from mlf.toolchain import (
-    RUNTIME,
     Compiler,
     Finished,
     own_words,
@@ -34,7 +33,7 @@ from mlf.toolchain import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
 
     import numpy.typing as npt
 
@@ -43,12 +42,11 @@ if TYPE_CHECKING:
     from mlf.codegen import ModelInterface
     from mlf.metadata import GoldenTest, Pool, Tensor
     from mlf.module import Module
+    from mlf.strictjson import Node
     from mlf.toolchain import Board
 
 DEFAULT_TIMEOUT_S = 600.0  # an emulated core runs some hundred million instructions a second
 _IO_STATUS = 98
-_FAULT_STATUS = 99  # BOARD_FAULT_STATUS of board.h
-_DOCUMENT_MAX_BYTES = 64 << 20
 _BUFFER_MAX_BYTES = 1 << 30  # of a tensor or pool; no microcontroller has that much memory
 _FILE_NAME = re.compile(r"[^/\0]+")
 _HEXADECIMAL = re.compile(r"(?:[0-9a-f]{2})*")
@@ -75,7 +73,7 @@ class RunnableModel:
 
 def open_library(path: Path, model: str | None) -> RunnableModel:
     """Find a model by the JSON document that `mlf link` wrote; InputError if it is no such document or has no such model."""
-    document = _read_document(path)
+    document = library.read_document(path)
     document.required("models")
     found = {_model_name(item): item for item in document.children("models")}
     names = ", ".join(f"`{name}`" for name in sorted(found)) or "none"
@@ -92,21 +90,6 @@ def open_library(path: Path, model: str | None) -> RunnableModel:
     )  # fmt: skip
 
 
-def _read_document(path: Path) -> Node:
-    try:
-        with path.open("rb") as file:
-            data = file.read(_DOCUMENT_MAX_BYTES + 1)
-        text = data.decode()
-    except OSError as error:
-        raise InputError(f"cannot be read: {reason_of(error)}", where=path.name) from error
-    except UnicodeDecodeError as error:
-        raise InputError("is not UTF-8", where=path.name) from error
-    document = load_json(text, where=path.name) if len(data) <= _DOCUMENT_MAX_BYTES else None
-    if not isinstance(document, dict) or document.get("schema") != library.SCHEMA:
-        raise InputError(f"is not the document of a library: expected the schema `{library.SCHEMA}`", where=path.name)
-    return Node(document, where=path.name, document="is not the document of a library", error=InputError)
-
-
 def _interface(item: Node) -> ModelInterface:
     return codegen.ModelInterface(
         name=_model_name(item),
@@ -114,7 +97,21 @@ def _interface(item: Node) -> ModelInterface:
         outputs=tuple(tensor_of(tensor) for tensor in item.children("outputs")),
         external_pools=tuple(replace(pool_of(pool), data=_data(pool)) for pool in item.children("pools")),
         workspace_bytes=item.optional_size("workspace_bytes"),
+        devices=item.texts("devices"),
+        io_places=_io_places(item),
     )
+
+
+def _io_places(item: Node) -> tuple[IoPlace, ...]:
+    """Read where inputs and outputs lie in pools, each within its pool."""
+    places = []
+    pools = [pool.optional_size("size_bytes") or 0 for pool in item.children("pools")]
+    for place in item.children("io_places"):
+        pool, offset = place.size("pool"), place.size("offset_bytes")
+        if pool >= len(pools) or offset > pools[pool]:
+            place.fail(f"`io_places` names byte {offset} of pool {pool}, which is not there")
+        places.append(IoPlace(pool=pool, offset_bytes=offset))
+    return tuple(places)
 
 
 def _model_name(item: Node) -> str:
@@ -300,12 +297,17 @@ def _array(tensor: Tensor, content: bytes) -> npt.NDArray[Any]:
 
 
 def _run_on_host(model: RunnableModel, compiler: Compiler, folder: Path, timeout_s: float) -> None:
-    (folder / "model.o").write_bytes(_member(model))
-    compiler.link(["model.o"], "model.so", cwd=folder, extra=("-shared", *compiler.libraries()))
+    (folder / "models.a").write_bytes(_library(model))
+    wanted = f"-Wl,-u,{model.interface.run_symbol}"
+    compiler.link([wanted, "models.a"], "model.so", cwd=folder, extra=("-shared", *compiler.libraries()))
     interface = model.interface
     groups = [interface.inputs, interface.outputs, interface.external_pools]
-    sizes = [",".join(str(item.size_bytes) for item in group) or "-" for group in groups]  # type: ignore[attr-defined]
-    argv = [sys.executable, "-I", "-S", str(Path(hostrun.__file__).resolve()), "model.so", interface.run_symbol, *sizes]
+    sizes = [_listed(item.size_bytes for item in group) for group in groups]  # type: ignore[attr-defined]
+    places = _listed(f"{place.pool}:{place.offset_bytes}" for place in interface.io_places)
+    program = str(Path(hostrun.__file__).resolve())
+    argv = [
+        sys.executable, "-I", "-S", program, "model.so", interface.run_symbol, *sizes, places, str(len(interface.devices)),
+    ]  # fmt: skip
     try:
         finished = run(argv, cwd=folder, timeout_s=timeout_s, tool="the model")
     except ToolError as error:  # the interpreter is there, so the model did not end
@@ -313,15 +315,18 @@ def _run_on_host(model: RunnableModel, compiler: Compiler, folder: Path, timeout
     _check_status(interface.name, finished)
 
 
-def _member(model: RunnableModel) -> bytes:
+def _listed(items: Iterable[object]) -> str:
+    return ",".join(map(str, items)) or "-"
+
+
+def _library(model: RunnableModel) -> bytes:
     try:
         data = model.library.read_bytes()
     except OSError as error:
         raise InputError(f"cannot be read: {reason_of(error)}", where=model.library.name) from error
-    members = dict(read_ar(data, model.library.name))
-    if model.member not in members:
+    if model.member not in dict(read_ar(data, model.library.name)):
         raise InputError(f"has no member `{model.member}`, which its document names", where=model.library.name)
-    return bytes(members[model.member])
+    return data
 
 
 def _run_on_board(model: RunnableModel, compiler: Compiler, board: Board, folder: Path, timeout_s: float) -> None:
@@ -329,59 +334,14 @@ def _run_on_board(model: RunnableModel, compiler: Compiler, board: Board, folder
     source = codegen.board_runner(model.interface, statuses)
     (folder / "main.c").write_text(source, encoding="utf-8")
     (folder / model.interface.header).write_text(codegen.model_header(model.interface), encoding="utf-8")
-    (folder / "model.o").write_bytes(_member(model))
-    build_firmware(compiler, [folder / "main.c"], ["model.o"], "firmware.elf", folder=folder)
+    (folder / "models.a").write_bytes(_library(model))
+    build_firmware(compiler, [folder / "main.c"], ["models.a"], "firmware.elf", folder=folder)
     finished = run_firmware(board, "firmware.elf", folder=folder, timeout_s=timeout_s, model=model.interface.name)
-    if finished.status == _FAULT_STATUS:
+    if finished.status == FAULT_STATUS:
         raise ModelRunError(
             f"the processor faulted: {finished.stdout.strip() or own_words(finished)}", where=model.interface.name
         )
     _check_status(model.interface.name, finished)
-
-
-def build_firmware(
-    compiler: Compiler,
-    sources: Sequence[Path],
-    objects: Sequence[str],
-    output: str,
-    *,
-    folder: Path,
-    extra: Sequence[str] = (),
-) -> None:
-    """Compile `sources` with the start-up code of the target's board and link them with `objects` of `folder`.
-
-    `output` is relative to `folder`; `extra` are more arguments for the compiler. Raises ToolError.
-    """
-    start = RUNTIME / "board"
-    board = compiler.target.board
-    if board is None:
-        raise ToolError(f"{compiler.target.name} has no board")
-    built = []
-    for source in [*sources, *(start / name for name in board.sources)]:
-        built.append(f"{source.name}.o")
-        # -fno-builtin: the start-up code brings its own memory functions, and no others may creep in.
-        compiler.compile(str(source), built[-1], cwd=folder, extra=("-I.", f"-I{start}", "-fno-builtin", *extra))
-    (folder / "board_memory.ld").write_text(board.linker_script(), encoding="utf-8")
-    arguments = ("-nostartfiles", "-T", "board_memory.ld", "-Wl,--gc-sections", *compiler.libraries())
-    compiler.link([*built, *objects], output, cwd=folder, extra=arguments)
-
-
-def run_firmware(board: Board, firmware: str, *, folder: Path, timeout_s: float, model: str | None = None) -> Finished:
-    """Start a program on the emulated board with `folder` as its working directory.
-
-    Raises ToolError if the emulator is missing, and ModelRunError, which names `model`, if the program does not end.
-    """
-    if shutil.which(board.emulator) is None:
-        package = "qemu-system-arm" if board.emulator == "qemu-system-arm" else "qemu-system-misc"
-        raise ToolError(f"there is no `{board.emulator}`", hint=f"install the package {package}")
-    argv = [
-        board.emulator, "-M", board.machine, *board.emulator_arguments, "-display", "none", "-monitor", "none", "-serial", "none",
-        "-chardev", "stdio,id=board,signal=off", "-semihosting-config", "enable=on,target=native,chardev=board", "-kernel", firmware,
-    ]  # fmt: skip
-    try:
-        return run(argv, cwd=folder, timeout_s=timeout_s, tool="the model" if model else "the firmware")
-    except ToolError as error:
-        raise ModelRunError(error.message, where=model) from error
 
 
 def _check_status(name: str, finished: Finished) -> None:

@@ -98,26 +98,25 @@ class _Drafter:
             self.faults.append(f"{path} is not UTF-8 at byte {error.start}")
             return data.decode("utf-8", "replace")
 
-    def _read_objects(self) -> tuple[tuple[bytes, ElfObject], ...]:
-        """Read the objects, which must all be for one machine."""
-        if not self.description.objects:
-            return ()
-        from mlf.objects.elf import parse_object  # noqa: PLC0415  # numpy
-
-        found = []
-        for path in self.description.objects:
-            data = self._content(path)
-            try:
-                found.append((data, parse_object(data, path)))
-            except ObjectError as error:
-                self.faults.append(str(error))
+    def _read_objects(self) -> tuple[ElfObject, ...]:
+        """Read the objects, those in libraries too, which must all be for one machine."""
+        found = [item for path in self.description.objects for item in self._objects_of(path)]
         machines: dict[ObjectCode, str] = {}
-        for _, item in found:
+        for item in found:
             machines.setdefault(_machine(item), item.label)
         if len(machines) > 1:
             said = "; ".join(f"{path} is for {_machine_text(machine)}" for machine, path in machines.items())
             self.faults.append(f"the objects are for different machines: {said}")
         return tuple(found)
+
+    def _objects_of(self, path: str) -> tuple[ElfObject, ...]:
+        from mlf.objects.ar import objects_of  # noqa: PLC0415  # numpy
+
+        try:
+            return objects_of(self._content(path), path)
+        except ObjectError as error:
+            self.faults.append(str(error))
+            return ()
 
     # The entrypoint.
 
@@ -140,13 +139,13 @@ class _Drafter:
     def _defines(self, name: str) -> bool:
         """Tell whether the code may define a function; macros can hide how."""
         texts = [file.text for file in (*self.sources, *self.headers)]
-        symbols = {symbol for _, item in self.objects for symbol in item.symbols.defined_names()}
+        symbols = {symbol for item in self.objects for symbol in item.symbols.defined_names()}
         return name in symbols or (
             bool(self.sources) and any(name in text and re.search(rf"\b{name}\b", text) for text in texts)
         )
 
     def _mangled(self, function: str) -> str:
-        symbols = (symbol for _, item in self.objects for symbol in item.symbols.defined_names())
+        symbols = (symbol for item in self.objects for symbol in item.symbols.defined_names())
         mangled = next((symbol for symbol in symbols if symbol.startswith(f"_Z{len(function)}{function}")), None)
         return f'; the objects have the C++ function `{mangled}`, which must be `extern "C"`' if mangled else ""
 
@@ -189,7 +188,7 @@ class _Drafter:
         ]
         known = {key: value for file in self.sources for key, value in csource.functions(file.text).items()}
         found = csource.allocator_need(known, self.description.entry.function) if asked else 0
-        asked_by_objects = [item.label for _, item in self.objects if _ALLOCATOR in item.symbols.undefined_names()]
+        asked_by_objects = [item.label for item in self.objects if _ALLOCATOR in item.symbols.undefined_names()]
         if said is not None:
             return said
         if asked_by_objects or found is None:
@@ -210,8 +209,9 @@ class _Drafter:
         for number, file in enumerate(self.sources, 1):
             suffix = file.path[file.path.rindex(".") :].replace(".cxx", ".cpp")
             self._add(f"{layout.SOURCE_DIRECTORY}{self.name}_lib{number}{suffix}", file.text.encode(), "source")
-        for number, (data, _) in enumerate(self.objects, 1):
-            self._add(f"{layout.OBJECT_DIRECTORY}{self.name}_lib{number}.o", data, "object")
+        for number, path in enumerate(self.description.objects, 1):
+            suffix = ".a" if path.endswith(".a") else ".o"
+            self._add(f"{layout.OBJECT_DIRECTORY}{self.name}_lib{number}{suffix}", self._content(path), "object")
         for file in self.headers:
             self._add(layout.INCLUDE_DIRECTORY + self.names[file.path], file.text.encode(), "include")
         header = header_name(self.name)
@@ -279,7 +279,7 @@ class _Drafter:
     def _code(self) -> Code:
         names = [member.name for member in self.members if member.name.startswith(layout.SOURCE_DIRECTORY)]
         language = "object" if not names else "c++" if any(not name.endswith(".c") for name in names) else "c"
-        machine = _machine(self.objects[0][1]) if self.objects else None
+        machine = _machine(self.objects[0]) if self.objects else None
         if machine:
             self.notes.append(Note(kind="inferred", place=f"{self.name}: code.object", text=_machine_text(machine)))
         return Code(language=language, definitions=self.description.definitions, object=machine)

@@ -15,7 +15,7 @@
     sources = ["src/*.c"]          # .c, .cc, .cpp, .cxx; here and below: paths and globs, relative to this file
     headers = ["src/*.h"]          # all files that sources and headers include
     include_directories = ["src"]  # optional: where `#include` looks, in order; else the folders of the sources
-    objects = ["lib/*.o"]          # compiled code, all of it for one machine
+    objects = ["lib/*.o"]          # compiled code, all of it for one machine; also libraries, lib/*.a
     definitions = {NDEBUG = "1"}   # macros, as after a compiler's -D
     allocates_bytes = 4096         # what the code asks of TVMBackendAllocWorkspace at most, where it is TVM's and does
 
@@ -72,7 +72,7 @@ DEFAULT_ATOL = 1e-6
 # One byte per element, as in TVM's C code and .params files.
 DTYPE_BYTES: Mapping[str, int] = {**DTYPE_SIZES_BYTES, "int4": 1, "uint4": 1, "float8_e4m3fn": 1, "float8_e5m2": 1}
 SOURCE_SUFFIXES = (".c", ".cc", ".cpp", ".cxx")
-OBJECT_SUFFIXES = (".o", ".obj")
+OBJECT_SUFFIXES = (".o", ".obj", ".a")
 _DESCRIPTION_BYTES = 1 << 20  # a thousand tensors need a tenth of it
 _BUFFER_BYTES = 1 << 30  # of a tensor or pool; no microcontroller has that much memory
 _MOST_EXTENTS = 64

@@ -66,18 +66,22 @@ class MergedObject:
     dropped_bytes: int
 
 
-def merge_objects(
+def merge_objects(  # noqa: PLR0913  # what may be said of the names of the result
     objects: Sequence[ElfObject],
     *,
     exports: Mapping[str, str],
     unique: str,
     rename_local: Callable[[str], str] = str,
     where: str | None = None,
+    is_hidden: bool = False,
+    is_weak: bool = False,
 ) -> MergedObject:
     """Merge `objects` into one whose only global definitions are the values of `exports`, by their old names.
 
     `unique` is a C identifier, different for each model; it keeps sections apart that a linker gathers by name
-    (`__start_NAME`). `rename_local` gives the names under which localised symbols stay visible to a debugger.
+    (`__start_NAME`). `rename_local` gives the names under which localised symbols stay visible to a debugger. What
+    `is_hidden` can be named by other objects of one program, but not by a shared object around it; of what `is_weak` a
+    program may have several that are the same.
 
     Raises ObjectError for objects that do not go together, and LinkError for a missing or doubly defined name.
     """
@@ -89,7 +93,8 @@ def merge_objects(
     merge.resolve()
     merge.allocate_common()
     merge.mark_reachable()
-    return _Writer(merge, unique, rename_local).write()
+    binding = elf.STB_WEAK if is_weak else elf.STB_GLOBAL
+    return _Writer(merge, unique, rename_local, binding, elf.STV_HIDDEN if is_hidden else 0).write()
 
 
 def _refuse_bytecode(item: ElfObject) -> None:
@@ -121,7 +126,11 @@ def _symbol_name(item: ElfObject, symbol: int) -> str:
 class _Writer:
     """Lays out what a merge decided to keep, and writes it."""
 
-    def __init__(self, merge: Selection, unique: str, rename_local: Callable[[str], str]) -> None:
+    def __init__(
+        self, merge: Selection, unique: str, rename_local: Callable[[str], str], binding: int, visibility: int
+    ) -> None:
+        self.binding = binding
+        self.visibility = visibility
         self.merge = merge
         self.unique = unique
         self.rename_local = rename_local
@@ -286,8 +295,8 @@ class _Writer:
                 return None
             binding = elf.STB_GLOBAL if self.used[name] else elf.STB_WEAK
             return _Row(self._bound_name(name), binding << 4 | info & 15, other, 0, 0, 0)
-        other &= ~3  # a hidden entrypoint could not be called from another object
-        binding = elf.STB_GLOBAL if name in merge.exports else elf.STB_LOCAL
+        other = other & ~3 | (self.visibility if name in merge.exports else 0)  # whatever the compiler was told
+        binding = self.binding if name in merge.exports else elf.STB_LOCAL
         visible = merge.exports[name] if name in merge.exports else self.rename_local(name)
         if definition.rank == Rank.COMMON:
             place = merge.common[name]
@@ -418,7 +427,11 @@ class _Writer:
 
     def _dropped_bytes(self) -> int:
         pairs = zip(self.merge.sections, self.merge.kept, strict=True)
-        return sum(section.size_bytes for section, kept in pairs if section.flags & elf.SHF_ALLOC and not kept)
+        return sum(
+            section.size_bytes
+            for section, kept in pairs
+            if section.flags & elf.SHF_ALLOC and section.type != elf.SHT_NOBITS and not kept
+        )
 
 
 @dataclass(frozen=True, slots=True)
