@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlf.arrays import numpy_dtype
-from mlf.runner import build_firmware, open_library, run_firmware
+from mlf.boards import build_firmware, run_firmware
+from mlf.runner import open_library
 from mlf.toolchain import RUNTIME, compiler_for, run
 
 if TYPE_CHECKING:
@@ -37,6 +38,10 @@ static void* lend(uint32_t size_bytes) {
   return used <= sizeof(memory) ? block : NULL;
 }
 
+static void* place(const struct mlf_tensor* tensor, void** pools) {
+  return tensor->pool < 0 ? lend(tensor->size_bytes) : (char*)pools[tensor->pool] + tensor->offset_bytes;
+}
+
 static const char* file_name(char kind, unsigned step, unsigned index) {
   static char name[] = "i000.00";
   name[0] = kind;
@@ -52,20 +57,21 @@ static int call(const struct mlf_model* model, unsigned step) {
   void* inputs[16];
   void* outputs[16];
   void* pools[8];
+  void* devices[8] = {NULL};
   uint32_t i;
   used = 0;
-  for (i = 0; i < model->input_count; ++i) {
-    inputs[i] = lend(model->inputs[i].size_bytes);
-    if (!inputs[i] || board_read_file(file_name('i', step, i), inputs[i], model->inputs[i].size_bytes) != 0) return 92;
-  }
-  for (i = 0; i < model->output_count; ++i) outputs[i] = lend(model->outputs[i].size_bytes);
   for (i = 0; i < model->pool_count; ++i) {
     pools[i] = lend(model->pools[i].size_bytes);
     if (!pools[i]) return 93;
     memset(pools[i], 0xa5, model->pools[i].size_bytes);
     if (model->pools[i].data) memcpy(pools[i], model->pools[i].data, model->pools[i].size_bytes);
   }
-  if (model->run(inputs, outputs, pools) != 0) return 91;
+  for (i = 0; i < model->input_count; ++i) {
+    inputs[i] = place(&model->inputs[i], pools);
+    if (!inputs[i] || board_read_file(file_name('i', step, i), inputs[i], model->inputs[i].size_bytes) != 0) return 92;
+  }
+  for (i = 0; i < model->output_count; ++i) outputs[i] = place(&model->outputs[i], pools);
+  if (model->run(inputs, outputs, pools, devices) != 0) return 91;
   for (i = 0; i < model->output_count; ++i) {
     if (board_write_file(file_name('o', step, i), outputs[i], model->outputs[i].size_bytes) != 0) return 94;
   }
@@ -81,24 +87,6 @@ int main(void) {
     if (status != 0) return status;
   }
   return 0;
-}
-"""
-
-_HOST_BOARD = """
-#include <stdio.h>
-#include "board.h"
-
-int board_read_file(const char* name, void* data, size_t size_bytes) {
-  FILE* file = fopen(name, "rb");
-  size_t got = file ? fread(data, 1, size_bytes, file) : 0;
-  if (file) fclose(file);
-  return got == size_bytes ? 0 : -1;
-}
-
-int board_write_file(const char* name, const void* data, size_t size_bytes) {
-  FILE* file = fopen(name, "wb");
-  size_t done = file ? fwrite(data, 1, size_bytes, file) : 0;
-  return file && fclose(file) == 0 && done == size_bytes ? 0 : -1;
 }
 """
 
@@ -132,9 +120,9 @@ def _build_and_run(document: Path, target: str, names: Sequence[str], folder: Pa
         build_firmware(compiler, [folder / "main.c"], [library], "firmware", folder=folder, extra=(include,))
         finished = run_firmware(compiler.target.board, "firmware", folder=folder, timeout_s=120)
     else:
-        (folder / "board.c").write_text(_HOST_BOARD)
-        for source in ("main", "board"):
-            compiler.compile(f"{source}.c", f"{source}.o", cwd=folder, extra=(include, f"-I{RUNTIME / 'board'}"))
-        compiler.link(["main.o", "board.o", library], "firmware", cwd=folder, extra=compiler.libraries())
+        sources = {"main.o": "main.c", "hosted.o": str(RUNTIME / "board" / "hosted.c")}
+        for output, source in sources.items():
+            compiler.compile(source, output, cwd=folder, extra=(include, f"-I{RUNTIME / 'board'}"))
+        compiler.link([*sources, library], "firmware", cwd=folder, extra=compiler.libraries())
         finished = run([str(folder / "firmware")], cwd=folder, timeout_s=120)
     assert finished.status == 0, (finished.status, finished.stdout, finished.stderr)

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from archives import RELEASES, Network, members, write
+from archives import RELEASES, STYLES, Network, members, write
 from jsonschema import Draft202012Validator
 
 from mlf.archive import METADATA_NAME, open_archive
 from mlf.converter import Note, convert
+from mlf.descriptor import find
 from mlf.errors import MlfError, UnsupportedError, UsageError
 from mlf.linker import LinkRequest, link, plan_link
 from mlf.metadata import identity_of
@@ -18,6 +21,9 @@ from mlf.toolchain import compiler_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from mlf.descriptor import ModelDescriptor
+    from mlf.library import Library
 
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "samples"
@@ -173,20 +179,57 @@ def test_what_old_metadata_garbles_is_right_in_version_8_and_listed(tmp_path: Pa
     assert [note.place for note in garbled] == ["default: inputs.zeta:0 macro"]
 
 
-@pytest.mark.parametrize("release", RELEASES)
-@pytest.mark.parametrize("memory", ["alloc", "internal", "external"])
-def test_a_converted_archive_links_to_the_same_library(tmp_path: Path, release: str, memory: str) -> None:
-    source = network(tmp_path, release=RELEASES[release], memory=memory)
+LINKED = {
+    **{memory: {"memory": memory} for memory in ("alloc", "internal", "external")},
+    "aot-unpacked": STYLES["aot-unpacked"], "graph": STYLES["graph"],
+}  # fmt: skip
+
+
+# The text of packed operators between two releases is no C.
+COMPILED = [(release, style) for style in LINKED for release in RELEASES if (release, style) != ("0.9.dev-v5", "graph")]
+
+
+@pytest.mark.parametrize(("release", "style"), COMPILED)
+def test_a_converted_archive_links_to_a_library_that_differs_in_the_version_that_it_tells(
+    tmp_path: Path, release: str, style: str
+) -> None:
+    source = network(tmp_path, release=RELEASES[release], **LINKED[style])
     convert(source, to=8, output=tmp_path / "new.tar")
     convert(tmp_path / "new.tar", to=7, output=tmp_path / "seven.tar")
-    compiler = compiler_for("host")
-    libraries = [
-        link(plan_link([LinkRequest(path=path, name="kws")], output=tmp_path / f"{path.stem}.a", compiler=compiler))
-        for path in (source, tmp_path / "new.tar", tmp_path / "seven.tar")
-    ]
+    libraries = [linked(path, tmp_path) for path in (source, tmp_path / "new.tar", tmp_path / "seven.tar")]
 
-    assert libraries[0].data == libraries[1].data == libraries[2].data
-    assert libraries[0].headers == libraries[1].headers
+    versions = [library_version(library) for library in libraries]
+    assert versions == [RELEASES[release].version, 8, 7]
+    groups = [set(re.findall(rb"mlf_fold_[0-9a-f]{32}", library.data)) for library in libraries]
+    assert [len(names - groups[0]) for names in groups] == [0, 1, int(versions[0] != 7)]  # that of the descriptor
+    rests = [without_descriptor(library.data) for library in libraries]
+    assert rests[0] == rests[1] == rests[2]
+    assert libraries[0].headers == libraries[1].headers == libraries[2].headers
+
+
+def linked(source: Path, folder: Path) -> Library:
+    """Link an archive as the model `kws` to a library of always the same name."""
+    output = folder / source.stem / "libmodels.a"
+    return link(plan_link([LinkRequest(path=source, name="kws")], output=output, compiler=compiler_for("host")))
+
+
+def library_version(library: Library) -> int:
+    """The version of the format that the archive of a library's one model had."""
+    (found,) = find(library.data)
+    assert found.descriptor
+    return found.descriptor.format_version
+
+
+def without_descriptor(data: bytes) -> tuple[bytes, ModelDescriptor, bytes]:
+    """What lies before and behind the one descriptor of a library, and all that this says but its version.
+
+    Groups are named by digests of their content, so the one around the descriptor has another name.
+    """
+    (found,) = find(data)
+    assert found.descriptor
+    same = replace(found.descriptor, format_version=0)
+    behind = re.sub(rb"mlf_fold_[0-9a-f]{32}", b"mlf_fold_", data[found.offset + found.size_bytes :])
+    return data[: found.offset], same, behind
 
 
 # Between the old versions.

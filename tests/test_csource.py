@@ -122,7 +122,7 @@ def test_the_wrapper_tells_the_pools_that_the_caller_passes() -> None:
     found = parse_wrapper(wrapper_text(Network(memory="constant", devices=("ethos_u",))), "tvmgen_default_run")
 
     assert found is not None
-    assert found.pools == ("flash",)
+    assert found.fields("workspace_pools") == ("flash",)
 
 
 def test_a_wrapper_that_a_formatter_has_broken_into_lines_is_read() -> None:

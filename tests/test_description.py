@@ -215,7 +215,7 @@ def test_entrypoint_of_its_own_needs_no_arguments(folder: Path) -> None:
             '"kws.c"', '"kws.c", "/kws.c"',
             '[code] `sources`: `"/kws.c"` is no path relative to the description, with `/` between its parts',
         ),
-        ('["kws.c"]', '["kws.c"]\nobjects = ["kws.c"]', "[code] `objects`: kws.c ends in none of .o, .obj"),
+        ('["kws.c"]', '["kws.c"]\nobjects = ["kws.c"]', "[code] `objects`: kws.c ends in none of .o, .obj, .a"),
         ('["kws.c"]', '["kws.c"]\ninclude_directories = ["inc"]', "[code] `include_directories`: there is no folder inc"),
         ('["kws.c"]', '["kws.c"]\ndefinitions = {A = true, "b-c" = "1"}', '2 faults:\n[code] `definitions`: `A` is `true`, expected text of one line or a whole number\n[code] `definitions`: `"b-c"` is no C identifier'),
         ('["kws.c"]', '["kws.c"]\nallocates_bytes = -1', "[code] `allocates_bytes` is `-1`, expected a whole number from 0 to 1073741824"),

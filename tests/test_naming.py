@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -8,7 +9,7 @@ from archives import Network, members, write
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlf.errors import NameClashError, SourceError
+from mlf.errors import NameClashError, UnsupportedError
 from mlf.linker import LinkRequest, plan_link
 from mlf.naming import (
     C_IDENTIFIER,
@@ -27,6 +28,8 @@ from mlf.toolchain import compiler_for
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from mlf.linker import LinkPlan
 
 
 # TVM's own rules.
@@ -162,11 +165,11 @@ def test_every_clash_is_named_with_both_owners() -> None:
     assert caught.value.hint == "give one of the models another name: `NAME=ARCHIVE`"
 
 
-def plan(folder: Path, *networks: Network) -> None:
+def plan(folder: Path, *networks: Network) -> LinkPlan:
     requests = [
         LinkRequest(path=write(folder / f"{index}.tar", members(network))) for index, network in enumerate(networks)
     ]
-    plan_link(requests, output=folder / "libmodels.a", compiler=compiler_for("host"))
+    return plan_link(requests, output=folder / "libmodels.a", compiler=compiler_for("host"))
 
 
 def test_a_models_name_and_anothers_tensor_may_make_one_macro(tmp_path: Path) -> None:
@@ -190,14 +193,49 @@ def test_a_model_may_make_one_macro_twice(tmp_path: Path, network: Network, made
     assert str(caught.value) == f"`a` (0.tar) makes `{made}` twice"
 
 
-@pytest.mark.parametrize("names", [("default", "int"), ("1st", "class"), ("x", "this")])
-def test_tensors_whose_names_c_cannot_have_are_refused(tmp_path: Path, names: tuple[str, str]) -> None:
-    bad = ", ".join(name for name in names if name != "x")
+@pytest.mark.parametrize("interface", ["c", "packed"])
+@pytest.mark.parametrize(
+    ("names", "made"),
+    [
+        (("default", "int"), ["default_1", "int_1"]),
+        (("1st", "class"), ["t1st", "class_1"]),
+        (("x", "this"), ["x", "this_1"]),
+        (("int", "int_1"), ["int_2", "int_1"]),
+    ],
+)
+def test_tensors_whose_names_c_cannot_have_get_names_of_their_own(
+    tmp_path: Path, interface: str, names: tuple[str, str], made: list[str]
+) -> None:
+    (model,) = plan(tmp_path, Network(inputs=names, interface=interface, is_complete=True)).models
 
-    with pytest.raises(SourceError) as caught:
-        plan(tmp_path, Network(inputs=names))
-    assert str(caught.value) == f"0.tar: tensors or pools have names that C cannot have: {bad}"
+    assert [tensor.c_name for tensor in model.interface.inputs] == made
+    assert [tensor.name for tensor in model.interface.inputs] == list(names)
+
+
+@pytest.mark.parametrize(
+    ("network", "made"),
+    [
+        (Network(inputs=("x", "X")), ["x", "X_1", "scores", "hidden"]),
+        (Network(inputs=("x", "y"), outputs=("X", "Y")), ["x", "y", "X_1", "Y_1"]),
+        (Network(inputs=("workspace", "y")), ["workspace_1", "y", "scores", "hidden"]),
+        (Network(inputs=("a:b", "A.b"), outputs=("a_b_1", "A_B")), ["a_b", "A_b_2", "a_b_1", "A_B_3"]),
+    ],
+    ids=["case", "input and output", "workspace", "characters"],
+)
+def test_behind_the_packed_interface_nobody_has_to_rename_tensors(
+    tmp_path: Path, network: Network, made: list[str]
+) -> None:
+    (model,) = plan(tmp_path, replace(network, interface="packed", is_complete=True)).models
+
+    assert [tensor.c_name for tensor in (*model.interface.inputs, *model.interface.outputs)] == made
 
 
 def test_every_keyword_is_an_identifier_otherwise() -> None:
     assert all(C_IDENTIFIER.fullmatch(word) for word in KEYWORDS)
+
+
+def test_tensors_whose_order_nothing_tells_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError) as caught:
+        plan(tmp_path, Network(interface="packed", memory="internal"))
+
+    assert str(caught.value) == "0.tar: module `default` does not tell the order of its outputs"

@@ -730,5 +730,7 @@ def test_other_compilers_have_no_complaint(compiler: tuple[str, ...], real_archi
     for changes in ({}, {"parameters": None}):
         program = real_program(real_archives, "tvm08-conv-graph-linked", **changes)
         (tmp_path / "program.c").write_text(program_code(program).text)
-        finished = run([*compiler, *STRICT, f"-I{RUNTIME / 'include'}", f"-I{RUNTIME / 'glue'}", "-c", "program.c"], cwd=tmp_path)
+        finished = run(
+            [*compiler, *STRICT, f"-I{RUNTIME / 'include'}", f"-I{RUNTIME / 'glue'}", "-c", "program.c"], cwd=tmp_path
+        )
         assert (finished.status, finished.stderr) == (0, "")

@@ -32,18 +32,34 @@ NAMES = (
     "diff-v1",
     "error-v1",
     "export-v1",
+    "firmware-v1",
     "inspect-v1",
     "library-v1",
     "plan-v1",
     "replay-v1",
     "run-v1",
+    "size-v1",
     "validate-v1",
 )
 FORMATS = tuple(f"metadata-v{version}" for version in range(1, 9))
 SAMPLES = ("glyph", "motor", "tone")
 LINK = ("link", *(f"{name}=samples/{name}.tar" for name in SAMPLES))
 # What differs between versions of one compiler; RAM does not.
-COMPILED_SIZES = {"dropped_bytes", "flash_bytes", "text_bytes"}
+COMPILED_SIZES = {
+    "dropped_bytes",
+    "flash_bytes",
+    "flash_padding_bytes",
+    "merged_bytes",
+    "operators",
+    "registry_bytes",
+    "sections",
+    "shared",
+    "stack",
+    "text_bytes",
+}
+LESS_COMMON = ("get_c_metadata", "map_inputs", "map_outputs")  # entrypoints
+# A digest of the whole plan, of which a new version of mlf may know more.
+ARENA_SYMBOL = re.compile(r"mlf_arena_[0-9a-f]{8}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,13 +215,26 @@ def test_keys_that_may_be_missing_are_these() -> None:
         for key in set(node["properties"]) - set(node["required"])
     }
     symbols = set(schema("inspect-v1")["$defs"]["module"]["properties"]["entrypoints"]["properties"])
-    tensors = {(name, "quantization") for name in ("inspect-v1", "library-v1", "plan-v1")}
+    tensors = {(name, "quantization") for name in ("firmware-v1", "inspect-v1", "library-v1", "plan-v1")}
 
-    assert optional == {("inspect-v1", "definitions"), *tensors, *(("inspect-v1", name) for name in symbols)}
+    entrypoints = {(name, role) for name in ("library-v1", "plan-v1") for role in LESS_COMMON}
+    definitions = {("inspect-v1", "definitions"), *(("inspect-v1", name) for name in symbols)}
+    assert optional == {*definitions, *tensors, *entrypoints}
 
 
 @pytest.mark.parametrize(
-    ("definition", "names"), [("tensor", ("inspect-v1", "library-v1")), ("compiler", ("library-v1", "plan-v1"))]
+    ("definition", "names"),
+    [
+        ("tensor", ("inspect-v1", "library-v1")),
+        *(
+            (name, ("library-v1", "plan-v1"))
+            for name in ("allocator", "block", "compiler", "io_place", "need", "tensor")
+        ),
+        *(
+            (name, ("library-v1", "size-v1"))
+            for name in ("arena", "folded", "image", "need", "operator", "section", "shared", "sizes", "stack")
+        ),
+    ],
 )
 def test_documents_share_a_definition(definition: str, names: tuple[str, str]) -> None:
     first, second = (schema(name)["$defs"][definition] for name in names)
@@ -221,6 +250,17 @@ def test_library_and_plan_say_the_same_of_a_model() -> None:
     assert {key: library[key] for key in shared} == {key: plan[key] for key in shared}
 
 
+@pytest.mark.parametrize("place", [(), ("$defs", "model")])
+def test_size_says_of_a_library_what_its_document_says(place: tuple[str, ...]) -> None:
+    library, size = schema("library-v1"), schema("size-v1")
+    for key in place:
+        library, size = library[key], size[key]
+    shared = (library["properties"].keys() & size["properties"].keys()) - {"schema", "pools", "registry"}
+
+    assert {"linked", "saved", "totals"} <= shared if not place else {"operators", "sizes", "stack"} <= shared
+    assert {key: library["properties"][key] for key in shared} == {key: size["properties"][key] for key in shared}
+
+
 def test_document_of_a_library_has_described_keys_alone(linked: Linked) -> None:
     document = valid(linked.document.read_text(), "library-v1")
 
@@ -231,6 +271,7 @@ def test_document_of_a_library_has_described_keys_alone(linked: Linked) -> None:
         "tone": ["allocator"],
     }
     assert [pool["name"] for model in document["models"] for pool in model["pools"]] == ["sram"]
+    assert [arena["models"] for arena in document["arenas"]] == [["glyph", "tone"]]
 
 
 def test_printed_document_of_a_library_is_the_written_one(linked: Linked) -> None:
@@ -243,10 +284,16 @@ def test_sums_in_the_document_of_a_library_are_what_the_schema_says(linked: Link
     document = json.loads(linked.document.read_text())
     sizes = [model["sizes"] for model in document["models"]]
 
-    for item in [*sizes, document["totals"], document["registry"]["sizes"]]:
+    sizes += [arena["sizes"] for arena in document["arenas"]] + [document["arguments"]["sizes"]]
+    totals, saved = document["totals"], document["saved"]
+
+    for item in [*sizes, totals, document["registry"]["sizes"], *document["linked"].values()]:
         assert item["flash_bytes"] == item["text_bytes"] + item["data_bytes"]
         assert item["ram_bytes"] == item["data_bytes"] + item["bss_bytes"]
-    assert document["totals"] == {key: sum(item[key] for item in sizes) for key in sizes[0]}
+    once = saved["folded_bytes"] + totals["merged_bytes"]
+    flash, ram = (sum(item[key] for item in sizes) for key in ("flash_bytes", "ram_bytes"))
+    assert totals["flash_bytes"] == flash - once + totals["flash_padding_bytes"]
+    assert totals["ram_bytes"] == ram + totals["ram_padding_bytes"]
 
 
 def test_check_jsonschema_accepts_the_document_of_a_library(linked: Linked) -> None:
@@ -299,9 +346,11 @@ def test_plan_has_described_keys_alone(tmp_path: Path) -> None:
 
     plan = valid(mlf(tmp_path, *LINK, "-o", "build/libmodels.a", "--dry-run", "--json").stdout, "plan-v1")
 
-    assert [model["renames"] for model in plan["models"]] == [
-        {"tvmgen_default_run": f"tvmgen_{name}_run"} for name in SAMPLES
-    ]
+    assert {model["name"]: model["arena"] and model["arena"]["size_bytes"] for model in plan["models"]} == {
+        "glyph": 4096,
+        "motor": None,
+        "tone": 2192,
+    }
     assert [path.name for path in tmp_path.iterdir()] == ["samples"]
 
 
@@ -347,6 +396,29 @@ def test_document_of_a_library_holds_the_constants_that_the_caller_lends(real_ar
 
     pools = [pool for model in document["models"] for pool in model["pools"]]
     assert [(pool["kind"], len(pool["data"])) for pool in pools] == [("constant", 2 * pools[0]["size_bytes"])]
+
+
+def test_document_of_a_library_of_every_kind_of_model_has_described_keys_alone(
+    real_archives: Path, tmp_path: Path
+) -> None:
+    cases = ("conv-graph", "dense-io-pools", "int8-alloc", "lstm-graph-params", "dense-packed")
+    models = [f"{case.replace('-', '_')}={real_archives / case}.tar" for case in cases]
+
+    document = valid(mlf(tmp_path, "link", *models, "--json").stdout, "library-v1")
+    plan = valid(mlf(tmp_path, "link", *models, "--dry-run", "--json").stdout, "plan-v1")
+    size = valid(mlf(tmp_path, "size", "libmodels.json", "--json").stdout, "size-v1")
+
+    assert {key: size[key] for key in size.keys() & document.keys() - {"models", "registry", "schema"}} == {
+        key: document[key] for key in size.keys() & document.keys() - {"models", "registry", "schema"}
+    }
+    assert [model["arena"] for model in plan["models"]] == [model["arena"] for model in size["models"]]
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_size_of_an_archive_has_described_keys_alone(folder: Path, name: str) -> None:
+    document = valid(mlf(folder, "size", f"samples/{name}.tar", "--json").stdout, "size-v1")
+
+    assert (document["source"], document["target"], document["budget"]) == (f"{name}.tar", "host", [])
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -483,6 +555,8 @@ def normalised(value: Any, key: str = "") -> Any:
         return [normalised(item) for item in value]
     if key in COMPILED_SIZES or (key == "version" and isinstance(value, str)):
         return None
+    if isinstance(value, str):
+        return ARENA_SYMBOL.sub("mlf_arena", value)
     return round(value, 4) if isinstance(value, float) else value
 
 
