@@ -239,7 +239,7 @@ def test_folder_without_code_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         describe_folder(tmp_path / "model")
 
-    assert str(caught.value) == "model: holds no code: expected files that end in .c, .cc, .cpp, .cxx, .o, .obj"
+    assert str(caught.value) == "model: holds no code: expected files that end in .c, .cc, .cpp, .cxx, .o, .obj, .a"
 
 
 def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
