@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
     Writer = Callable[[IO[bytes]], None]
 
+_NO_PLACE = "cannot be written: it is a directory or a device"
+_MAX_LINKS = 40  # that Linux follows in a path
+# What lies here stands for a device or a process's open file; its name must never become a file's.
+_SYSTEM_FOLDERS = (Path("/dev"), Path("/proc"))
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -26,13 +31,17 @@ def replace_files(contents: Mapping[Path, bytes | Writer]) -> None:
     """Write several files, all or none of them as far as a file system allows; raise OutputError if one cannot be.
 
     A content is bytes or a function that writes it. Each is written beside its place first; an interrupt comes before the
-    first is moved there or after the last. A symbolic link stays, and what it points to is replaced.
+    first is moved there or after the last. A symbolic link stays, and what it points to is replaced, unless that is a device
+    or an open file by its number.
     """
-    places = {path: _followed(path) for path in contents}
-    staged = {path: place.parent / f".mlf-{secrets.token_hex(8)}" for path, place in places.items()}
+    places: dict[Path, Path] = {}
+    staged: dict[Path, Path] = {}
     made: list[Path] = []
     current = Path()
     try:
+        for current in contents:
+            places[current] = _followed(current)
+            staged[current] = places[current].parent / f".mlf-{secrets.token_hex(8)}"
         for current, temporary in staged.items():
             _make_folder(temporary.parent, made)
             _stage(current, temporary, contents[current])
@@ -49,8 +58,25 @@ def replace_files(contents: Mapping[Path, bytes | Writer]) -> None:
 
 
 def _followed(path: Path) -> Path:
-    """Give what a symbolic link points to; any other path stays as it is, for a folder above it may be closed to us."""
-    return Path(os.path.realpath(path)) if os.path.islink(path) else path  # noqa: PTH114  # a Path's raises some errors
+    """Give what a symbolic link points to, unless the way there passes a system folder.
+
+    Any other path stays as it is, for a folder above it may be closed to us.
+    """
+    place = path
+    for _ in range(_MAX_LINKS):
+        if not os.path.islink(place):  # noqa: PTH114  # a Path's raises some errors
+            return place
+        place = _real(place, path)
+        place = _real(place.parent / place.readlink(), path)
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+
+def _real(link: Path, path: Path) -> Path:
+    """Give a link or what it points to by the folder in which it really lies, which is no system folder."""
+    folder = Path(os.path.realpath(link.parent))
+    if any(folder.is_relative_to(system) for system in _SYSTEM_FOLDERS):
+        raise OutputError(_NO_PLACE, where=str(path))
+    return folder / link.name
 
 
 def _make_folder(folder: Path, made: list[Path]) -> None:
@@ -62,7 +88,7 @@ def _make_folder(folder: Path, made: list[Path]) -> None:
 
 def _stage(path: Path, temporary: Path, content: bytes | Writer) -> None:
     if path.exists() and not path.is_file():
-        raise OutputError("cannot be written: it is a directory or a device", where=str(path))
+        raise OutputError(_NO_PLACE, where=str(path))
     with temporary.open("xb") as file:
         if isinstance(content, bytes):
             file.write(content)

@@ -640,6 +640,44 @@ def test_an_output_that_is_no_place_for_a_file(tmp_path: Path, output: str, mess
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("output", ["link.tar", "twice.tar"])
+def test_a_link_to_an_open_file_is_no_place_for_a_file(tmp_path: Path, output: str) -> None:
+    with (tmp_path / "log").open("wb", buffering=0) as log:
+        log.write(b"old")
+        (tmp_path / "link.tar").symlink_to(f"/proc/self/fd/{log.fileno()}")
+        (tmp_path / "twice.tar").symlink_to("link.tar")
+        with pytest.raises(OutputError) as caught:
+            packed(tmp_path / output)
+    assert str(caught.value) == f"{tmp_path / output}: {CANNOT_BE_REPLACED}"
+    assert (tmp_path / "log").read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.tar", "log", "twice.tar"]
+
+
+def test_a_redirected_standard_output_is_no_place_for_a_file(tmp_path: Path) -> None:
+    (tmp_path / "link.tar").symlink_to("/dev/stdout")
+    for output in ("link.tar", "/dev/stdout", "/dev/fd/1"):
+        with (tmp_path / "log").open("wb") as log:
+            done = subprocess.run(
+                command("convert", TONE, "-o", output), cwd=tmp_path, stdout=log, stderr=subprocess.PIPE, text=True,
+                timeout=PROGRAM_SECONDS, check=False,
+            )  # fmt: skip
+        assert (done.returncode, done.stderr) == (2, f"error: {output}: {CANNOT_BE_REPLACED}\n")
+        assert (tmp_path / "log").read_bytes() == b""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.tar", "log"]
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [("/proc/none.tar", CANNOT_BE_REPLACED), ("link.tar", "cannot be written: too many levels of symbolic links")],
+)
+def test_a_link_that_leads_nowhere_stays(tmp_path: Path, target: str, reason: str) -> None:
+    (tmp_path / "link.tar").symlink_to(target)
+    with pytest.raises(OutputError) as caught:
+        packed(tmp_path / "link.tar")
+    assert str(caught.value) == f"{tmp_path / 'link.tar'}: {reason}"
+    assert [(path.name, str(path.readlink())) for path in tmp_path.iterdir()] == [("link.tar", target)]
+
+
 def test_a_symbolic_link_stays_and_what_it_points_to_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "a.tar").write_bytes(b"old")
