@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -31,10 +32,11 @@ from mlf.stack import read_callgraph_info
 from mlf.toolchain import RUNTIME, is_machine_fault, own_words, run_many
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from mlf.archive import Archive
     from mlf.arenas import Arena
+    from mlf.codegen import RegistryNames
     from mlf.constants import LiftedConstant
     from mlf.linker import LinkPlan, PlannedModel
     from mlf.objects.elf import ElfObject
@@ -73,6 +75,7 @@ class Built:
     models: tuple[BuiltModel, ...]
     support: Mapping[str, MergedObject]
     headers: Mapping[str, str]
+    registry: RegistryNames
     folded: Folded | None
 
 
@@ -92,8 +95,8 @@ class _Unit:
 def build(plan: LinkPlan, scratch: Path, *, jobs: int, report: Progress) -> Built:
     """Build the objects of a library below `scratch`; raises CompileError, LinkError, ObjectError or ToolError."""
     builders = [_ModelBuilder(model, plan, scratch / model.name) for model in plan.models]
-    support = _Support(plan, scratch / ".support")  # no model's name begins with a dot
-    _compile_all([support, *builders], plan.compiler, jobs, report)
+    support = _Support(plan, scratch / ".support", builders)  # no model's name begins with a dot
+    _compile_all([*builders, support], plan.compiler, jobs, report)
     target = support.target()
     models = []
     for builder in builders:
@@ -102,9 +105,12 @@ def build(plan: LinkPlan, scratch: Path, *, jobs: int, report: Progress) -> Buil
     folded = None
     if plan.options.is_folded:
         report("folding")
-        folded = fold_objects({model.plan.name: model.merged.data for model in models})
+        merged = {model.plan.name: model.merged.data for model in models}
+        folded = fold_objects(merged, except_section=DESCRIPTOR_SECTION)  # each descriptor is another model's
         models = [replace(model, merged=replace(model.merged, data=folded.data[model.plan.name])) for model in models]
-    return Built(models=tuple(models), support=support.merged(models), headers=support.headers, folded=folded)
+    return Built(
+        models=tuple(models), support=support.merged(models), headers=support.headers, registry=support.registry, folded=folded
+    )  # fmt: skip
 
 
 def _compile_all(owners: Iterable[_ModelBuilder | _Support], compiler: Compiler, jobs: int, report: Progress) -> None:
@@ -131,33 +137,52 @@ def _compile_all(owners: Iterable[_ModelBuilder | _Support], compiler: Compiler,
 
 
 class _Support:
-    """Prepares what models share: their arenas, the check of packed arguments, the registry, all headers."""
+    """Prepares what models share: their arenas, the check of packed arguments, the registry, all headers.
+
+    The models' builders give their units first: the registry's symbols hold a digest of the identities that they read.
+    """
 
     name = "the library"
     where = "the library"
 
-    def __init__(self, plan: LinkPlan, folder: Path) -> None:
+    def __init__(self, plan: LinkPlan, folder: Path, builders: Sequence[_ModelBuilder]) -> None:
         self.plan = plan
         self.folder = folder
-        interfaces = [model.interface for model in plan.models]
-        self.headers = {interface.header: codegen.model_header(interface) for interface in interfaces}
-        self.headers[plan.registry.header] = codegen.models_header(interfaces, plan.registry)
+        self.builders = builders
+        self.interfaces = [model.interface for model in plan.models]
+
+    @cached_property
+    def registry(self) -> RegistryNames:
+        """The names of the registry."""
+        identities = {builder.name: builder.identity for builder in self.builders}
+        return codegen.registry_names(self.plan.options.registry, identities)
+
+    @cached_property
+    def headers(self) -> dict[str, str]:
+        """All headers by their path below `include/`."""
+        found = {interface.header: codegen.model_header(interface) for interface in self.interfaces}
+        found[self.registry.header] = codegen.models_header(self.interfaces, self.registry)
         for path in ("mlf/model.h", "tvm/runtime/c_runtime_api.h", "dlpack/dlpack.h"):
             owner = "public" if path.startswith("mlf") else "include"
-            self.headers[path] = (RUNTIME / owner / path).read_text(encoding="utf-8")
-        self.sources = {
-            arena.member: codegen.render("arena.c.j2", {"arena": arena, "is_measured": plan.is_measured})
-            for arena in plan.arenas
+            found[path] = (RUNTIME / owner / path).read_text(encoding="utf-8")
+        return found
+
+    def _sources(self) -> dict[str, str]:
+        """Give the sources by the member that each becomes."""
+        found = {
+            arena.member: codegen.render("arena.c.j2", {"arena": arena, "is_measured": self.plan.is_measured})
+            for arena in self.plan.arenas
         }
-        self.sources[ARGUMENTS_MEMBER] = (RUNTIME / "glue" / "mlf_arguments.c").read_text(encoding="utf-8")
-        self.sources[REGISTRY_MEMBER] = codegen.models_source(interfaces, plan.registry)
+        found[ARGUMENTS_MEMBER] = (RUNTIME / "glue" / "mlf_arguments.c").read_text(encoding="utf-8")
+        found[REGISTRY_MEMBER] = codegen.models_source(self.interfaces, self.registry)
+        return found
 
     def units(self) -> Iterator[_Unit]:
         """Write the sources and headers; gives each source."""
         for name, text in self.headers.items():
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / name).write_text(text, encoding="utf-8")
-        for member, text in self.sources.items():
+        for member, text in self._sources().items():
             source = member.removesuffix(".o") + ".c"
             (self.folder / source).write_text(text, encoding="utf-8")
             # What the registry defines may be asked for from outside of a shared object that the library is part of.
@@ -176,7 +201,7 @@ class _Support:
         wanted = {item.name for model in models for item in model.merged.undefined}
         made = {arena.member: self._arena(arena, wanted) for arena in self.plan.arenas}
         made[ARGUMENTS_MEMBER] = _hidden(self._object(ARGUMENTS_MEMBER), [glue.CHECK_ARGUMENTS], is_weak=True)
-        registry = {name: name for name in (self.plan.registry.models, self.plan.registry.find)}
+        registry = {name: name for name in (self.registry.models_symbol, self.registry.find_symbol)}
         made[REGISTRY_MEMBER] = merge.merge_objects(
             [self._object(REGISTRY_MEMBER)], exports=registry, unique="registry"
         )

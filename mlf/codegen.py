@@ -5,6 +5,7 @@ Templates lie in `mlf/templates`; every name that reaches them has been checked 
 
 from __future__ import annotations
 
+import hashlib
 import re
 import textwrap
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent / "templates"
 _BYTES_PER_ROW = 16
 DEFAULT_REGISTRY = "models"
+_REGISTRY_DIGITS = 8  # of the digest in its symbols: two libraries of one firmware must not take each other's by chance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +116,8 @@ def generated_names(interface: ModelInterface, *, owner: str) -> GeneratedNames:
     """List the macros, types and symbols that the headers and the registry will hold for a model."""
     tensors = [tensor for tensor in (*interface.inputs, *interface.outputs) if tensor.size_bytes is not None]
     macros = [macro(interface.name, tensor.c_name, "SIZE") for tensor in tensors]
+    quantized = [tensor for tensor in tensors if tensor.quantization]
+    macros += [macro(interface.name, tensor.c_name, kind) for tensor in quantized for kind in ("SCALE", "ZERO_POINT")]
     macros.append(macro(interface.name, "WORKSPACE_SIZE"))
     for pool in interface.external_pools:
         kinds = ("CONSTANT_POOL_SIZE", "CONSTANT_POOL_DATA") if pool.kind == "constant" else ("WORKSPACE_POOL_SIZE",)
@@ -147,9 +151,14 @@ def model_header(interface: ModelInterface) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistryNames:
-    """The names of a library's registry, so that two libraries of one firmware can each have one."""
+    """The names of a library's registry, so that two libraries of one firmware can each have one.
+
+    `models` and `find` are what C code writes. The header makes macros of them, to symbols that also hold a digest of the
+    models, so that what a header declares is never another library's.
+    """
 
     header_stem: str
+    digest: str
 
     @property
     def header(self) -> str:
@@ -158,8 +167,13 @@ class RegistryNames:
 
     @property
     def guard(self) -> str:
-        """The header's include guard."""
-        return f"MLF_{self.header_stem.upper()}_H_"
+        """The header's include guard, another one for other models."""
+        return f"MLF_{self.header_stem}_{self.digest}_H_".upper()
+
+    @property
+    def taken(self) -> str:
+        """The macro that tells that a header of this name is there, of whatever library."""
+        return f"MLF_{self.header_stem}_H_".upper()
 
     @property
     def _part(self) -> str:
@@ -171,14 +185,30 @@ class RegistryNames:
         return f"mlf_{self._part}models"
 
     @property
+    def models_symbol(self) -> str:
+        """The array's symbol."""
+        return f"{self.models}_{self.digest}"
+
+    @property
     def find(self) -> str:
         """The function that finds one by its name."""
         return f"mlf_{self._part}find_model"
 
     @property
+    def find_symbol(self) -> str:
+        """The function's symbol."""
+        return f"{self.find}_{self.digest}"
+
+    @property
     def count(self) -> str:
         """The macro with their number."""
         return f"MLF_{self._part}MODEL_COUNT".upper()
+
+
+def registry_names(header_stem: str, identities: Mapping[str, str]) -> RegistryNames:
+    """Give the names of the registry of models, whose names and archives' identities tell it from that of other models."""
+    digest = hashlib.sha256(repr(sorted(identities.items())).encode()).hexdigest()
+    return RegistryNames(header_stem=header_stem, digest=digest[:_REGISTRY_DIGITS])
 
 
 def models_header(interfaces: Sequence[ModelInterface], registry: RegistryNames) -> str:
@@ -250,7 +280,9 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, autoescape=False,  # noqa: S701  # C, not HTML
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters.update(comment=_comment, c_string=_c_string, describe=_describe, byte_rows=_byte_rows)
+    environment.filters.update(
+        comment=_comment, c_string=_c_string, describe=_describe, byte_rows=_byte_rows, c_float=_c_float
+    )
     return environment
 
 

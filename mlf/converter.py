@@ -41,7 +41,11 @@ _NO_DATE = "1970-01-01 00:00:00Z"  # what was not exported by TVM has no date, b
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
-    """What a conversion did beside moving bytes: `inferred` a fact, `lost` one, or `kept` what the version has otherwise."""
+    """What an operation did beside moving bytes.
+
+    It `inferred` a fact, `lost` one, or `kept` what the version has otherwise; it `compiled` a trained model, or could not
+    have it `checked`.
+    """
 
     kind: str
     place: str
@@ -333,8 +337,12 @@ def _inferences(module: Module) -> Iterator[Note]:
 
 def _order_notes(module: Module, kind: str, tensors: Sequence[Tensor], said: object) -> Iterator[Note]:
     names = [tensor.name for tensor in tensors]
-    if len(names) > 1 and names != sorted(names) and said:
+    text = None
+    if kind in module.unordered and module.style != "operator":  # whose tensors are of many functions
+        text = f"{', '.join(names)}, as metadata.json sorts them; nothing tells the true one"
+    elif len(names) > 1 and names != sorted(names) and said:
         text = f"{', '.join(names)}; metadata.json sorts them"
+    if text:
         yield Note(kind="inferred", place=f"{module.name}: order of {kind}", text=text)
 
 

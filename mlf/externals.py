@@ -66,7 +66,7 @@ _ALWAYS = {
     ),
 }
 
-# The libraries of Arm share their prefix and types: a name that both may have counts as the first one's.
+# The libraries of Arm share their prefix and types, so that some names may be either one's.
 _TYPES = r"(?:[fq](?:7|15|16|31|32|64)|u(?:8|16|32))(?:_\w+)?"
 _QUANTISED = r"s(?:4|8|16|64)(?:_\w+)?"
 _BACKENDS = {
@@ -103,13 +103,6 @@ _BACKENDS = {
     "esp-nn": _Family(patterns=(r"esp_nn_\w+",), headers=("esp_nn.h",)),
 }
 
-_FAMILIES = {**_ALWAYS, **_BACKENDS}
-
-
-def family_of(name: str) -> str | None:
-    """Tell what supplies `name`: `c-library`, `math`, `compiler`, `linker`, or the library of a backend."""
-    return next((family for family, item in _FAMILIES.items() if item.has(name)), None)
-
 
 def declared_families(include_names: Iterable[str]) -> frozenset[str]:
     """List the backends whose libraries C asks for by the headers that it includes, as they stand in `#include`."""
@@ -123,7 +116,5 @@ def is_allowed(name: str, *, declared: Collection[str] = (), extra: Collection[s
     `declared` are the families of backends whose libraries will be there (`device-hooks` also where a model has devices),
     `extra` patterns of names with `*` for any characters.
     """
-    families = (*_ALWAYS, *(family for family in _BACKENDS if family in declared))
-    return any(_FAMILIES[family].has(name) for family in families) or any(
-        fnmatchcase(name, pattern) for pattern in extra
-    )
+    families = (*_ALWAYS.values(), *(item for family, item in _BACKENDS.items() if family in declared))
+    return any(item.has(name) for item in families) or any(fnmatchcase(name, pattern) for pattern in extra)

@@ -155,7 +155,7 @@ class _Documents:
             "machine": str(self.objects[REGISTRY_MEMBER].machine),
             "models": [self._model(model) for model in self.built.models],
             "registry": {
-                "header": plan.registry.header, "member": REGISTRY_MEMBER, "sizes": measure(self.objects[REGISTRY_MEMBER]).document(),
+                "header": self.built.registry.header, "member": REGISTRY_MEMBER, "sizes": measure(self.objects[REGISTRY_MEMBER]).document(),
                 "symbols": list(self.built.support[REGISTRY_MEMBER].exports),
             },
             "saved": _saved_document(self.built, plan),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from mlf import codegen
 from mlf.archive import open_archive
 from mlf.arenas import ArenaOptions, lay_out, plan_arenas
-from mlf.codegen import DEFAULT_REGISTRY, RegistryNames
+from mlf.codegen import DEFAULT_REGISTRY
 from mlf.entry import tensor_arguments
 from mlf.errors import LinkError, NameClashError, UnsupportedError
 from mlf.files import scratch_folder
@@ -134,11 +134,6 @@ class LinkPlan:
     output: Path
     options: LinkOptions
     is_measured: bool = False
-
-    @property
-    def registry(self) -> RegistryNames:
-        """The names of the registry."""
-        return RegistryNames(header_stem=self.options.registry)
 
 
 def plan_link(

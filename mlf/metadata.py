@@ -148,7 +148,6 @@ class ModuleMetadata:
     targets: tuple[str, ...]
     workspace_bytes: int | None
     constants_bytes: int | None
-    io_bytes: int | None
     inputs: Mapping[str, TensorMetadata] | None
     outputs: Mapping[str, TensorMetadata] | None
     operators: tuple[str, ...]
@@ -250,6 +249,8 @@ def _module(node: Node, name: str, version: int) -> ModuleMetadata:
     functions = memory.child("functions") if style == "full-model" and "functions" in memory else None
     mains = functions.children("main") if functions else []
     main = mains[0] if mains else None
+    if main:
+        main.optional_size("io_size_bytes")  # nobody needs it, but damaged is damaged
     operators = functions.children("operator_functions") if functions else []
     buffers = {key: _buffers(memory, key) for key in sorted(memory.keys())} if style == "operator" else {}
     return ModuleMetadata(
@@ -259,7 +260,6 @@ def _module(node: Node, name: str, version: int) -> ModuleMetadata:
         targets=current.texts("target"),
         workspace_bytes=main.optional_size("workspace_size_bytes") if main else None,
         constants_bytes=main.optional_size("constants_size_bytes") if main else None,
-        io_bytes=main.optional_size("io_size_bytes") if main else None,
         inputs=_tensors(main, "inputs"),
         outputs=_tensors(main, "outputs"),
         operators=tuple(operator.text("function_name") for operator in operators) or tuple(buffers),

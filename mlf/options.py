@@ -46,7 +46,7 @@ def link_options(  # noqa: PLR0913  # the options of a command
     constants, arenas = _sections(sections, {memory.name for memory in board})
     return LinkOptions(
         arenas=ArenaOptions(
-            style=arena, concurrent=tuple(tuple(_words(text)) for text in concurrent), memories=board, places=dict(_pairs(places, "--place")),
+            style=arena, concurrent=tuple(map(_group, concurrent)), memories=board, places=dict(_pairs(places, "--place")),
             sections=arenas,
         ),
         constants=constants, is_folded=is_folded, registry=registry, externs=tuple(externs), budget_bytes=parse_budget(budget),
@@ -75,11 +75,24 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
+def _group(text: str) -> tuple[str, ...]:
+    """Read models that may interrupt each other."""
+    names = _words(text)
+    if len(names) < 2 or len(set(names)) < len(names):
+        hint = "name those that may interrupt each other in one option: `--concurrent A,B`"
+        raise UsageError(f"--concurrent is `{text}`, expected two different models or more", hint=hint)
+    return tuple(names)
+
+
 def _pairs(texts: Iterable[str], option: str, names: re.Pattern[str] = re.compile(r".+")) -> Iterator[tuple[str, str]]:
-    for word in (word for text in texts for word in _words(text)):
+    seen: set[str] = set()
+    for word in (word for text in texts for word in _words(text) or [text]):
         name, equals, value = word.partition("=")
         if not equals or not value or not names.fullmatch(name):
             raise UsageError(f"{option} has `{word}`, expected NAME=VALUE")
+        if name in seen:
+            raise UsageError(f"{option} names `{name}` twice", hint=f"give it once: `{option} {word}`")
+        seen.add(name)
         yield name, value
 
 

@@ -347,7 +347,8 @@ def _text(data: bytes) -> str:
 def own_words(finished: Finished) -> str:
     """Give the first lines that a failed program printed, for an error message."""
     lines = (finished.stderr or finished.stdout).strip().splitlines()
-    more = [f"({len(lines) - _SHOWN_LINES} more lines)"] if len(lines) > _SHOWN_LINES else []
+    hidden = len(lines) - _SHOWN_LINES
+    more = [f"({hidden} more line{'' if hidden == 1 else 's'})"] if hidden > 0 else []
     killed = [f"(killed by {signal_name(-finished.status)})"] if finished.status < 0 else []
     shown = [line if len(line) <= _SHOWN_COLUMNS else f"{line[:_SHOWN_COLUMNS]} ..." for line in lines[:_SHOWN_LINES]]
     return "\n".join(shown + more + killed) or f"(status {finished.status})"

@@ -393,6 +393,7 @@ def test_what_is_no_size_is_refused(text: str) -> None:
             "--section names `sram`, expected one of arena, constants, MODEL.constants, dtcm",
         ),
         ({"sections": [".constants=.x"]}, "--section names `.constants`, expected one of arena, constants, MODEL.constants"),
+        ({"places": [","]}, "--place has `,`, expected NAME=VALUE"),
         ({"budget": ["rom=1K"]}, "--budget names `rom`, expected flash or ram"),
         ({"budget": ["flash=lots"]}, "--budget has the size `lots`, expected a number of bytes such as 4096, 64K or 1M"),
     ],
@@ -402,6 +403,32 @@ def test_words_that_make_no_sense_are_refused(options: dict[str, Any], message: 
         link_options(**options)
 
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("text", ["a", "a,a", "a,b,a", ",", "", " , "])
+def test_models_that_run_at_the_same_time_are_two_at_least(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        link_options(concurrent=["a,b", text])
+
+    assert str(caught.value) == f"--concurrent is `{text}`, expected two different models or more"
+    assert caught.value.hint == "name those that may interrupt each other in one option: `--concurrent A,B`"
+
+
+@pytest.mark.parametrize(
+    ("options", "message", "hint"),
+    [
+        ({"places": ["a=dtcm", "a=sram"]}, "--place names `a` twice", "give it once: `--place a=sram`"),
+        ({"places": ["a=dtcm,b=dtcm,a=dtcm"]}, "--place names `a` twice", "give it once: `--place a=dtcm`"),
+        ({"budget": ["flash=1K", "flash=2K"]}, "--budget names `flash` twice", "give it once: `--budget flash=2K`"),
+        ({"memories": ["x=1K,x=2K"]}, "--memory names `x` twice", "give it once: `--memory x=2K`"),
+        ({"sections": ["arena=.a", "arena=.b"]}, "--section names `arena` twice", "give it once: `--section arena=.b`"),
+    ],
+)
+def test_what_is_given_twice_is_refused(options: dict[str, Any], message: str, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        link_options(**options)
+
+    assert (str(caught.value), caught.value.hint) == (message, hint)
 
 
 def test_budgets_can_come_in_several_words() -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 import toolbox
 
-from mlf.externals import declared_families, family_of, is_allowed
+from mlf.externals import declared_families, is_allowed
 from mlf.toolchain import TARGETS, find_compiler
 
 if TYPE_CHECKING:
@@ -58,11 +58,6 @@ PAIRS = [(family, name) for family, names in FAMILIES.items() for name in names]
 
 
 @pytest.mark.parametrize(("family", "name"), PAIRS)
-def test_a_name_belongs_to_what_supplies_it(family: str, name: str) -> None:
-    assert family_of(name) == family
-
-
-@pytest.mark.parametrize(("family", "name"), PAIRS)
 def test_a_backends_names_are_allowed_only_where_its_library_is_declared(family: str, name: str) -> None:
     others = [other for other in BACKENDS if other != family]
 
@@ -91,7 +86,6 @@ UNKNOWN = [
 
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_what_nothing_is_known_to_supply_is_not_allowed(name: str) -> None:
-    assert family_of(name) is None
     assert not is_allowed(name, declared=BACKENDS)
 
 

@@ -671,6 +671,16 @@ def test_models_full_of_traps_give_the_same_numbers(target: Target) -> None:
     assert results(body, list(folded.data.values()), target) == results(body, list(plain.values()), target)
 
 
+@each(FEW)
+def test_a_section_that_is_excepted_stays_and_so_does_what_refers_to_it(target: Target) -> None:
+    kept = OPERATORS.replace("int weights[256]", 'int weights[256] __attribute__((section(".rodata.kept")))')
+    plain = models(kept, target)
+    assert what(fold_objects(plain)) == ["dense", "sum", "weights"]
+    folded = fold_objects(plain, except_section=".rodata.kept")
+    assert what(folded) == ["sum"]
+    assert results(RUN_BOTH, list(folded.data.values()), target) == expected_numbers()
+
+
 def test_no_models_fold_to_nothing() -> None:
     assert fold_objects({}) == Folded(data={}, groups=())
 

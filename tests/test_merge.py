@@ -18,7 +18,7 @@ from toolbox import AARCH64, ARM_BIG, CLANG, CORTEX_M3, HOST, MIPS, OBJECTS, RV3
 
 from mlf.errors import LinkError, ObjectError
 from mlf.objects.elf import Section, parse_object
-from mlf.objects.merge import MergedObject, SectionSize, Undefined, merge_objects
+from mlf.objects.merge import MergedObject, Undefined, merge_objects
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -241,7 +241,7 @@ def test_exception_table_of_code_that_only_an_exception_table_needs_is_kept() ->
         + '  .section .data.data,"aw",%progbits\n  .globl data\ndata: .quad handler\n',
     }
     model = toolbox.merge_files(compiled(files, HOST, language="assembler"), {"run": "a_run"})
-    assert ".gcc_except_table.handler" in [section.name for section in model.sections]
+    assert ".gcc_except_table.handler" in [section.name for section in parse_object(model.data, "a.o").sections]
 
 
 TLS_MODEL = """
@@ -525,17 +525,6 @@ def test_writable_constants_without_relocations_become_read_only(target: Target)
     assert [flags_of(after, name) & 1 for name in (".rodata.tvm", ".rodata.pointers")] == [0, 1]
 
 
-def test_sizes_of_sections_are_those_of_readelf() -> None:
-    model = merged("int table[4] = {1}; int zero[9]; int run(int x) { return table[x] + zero[x]; }", CORTEX_M3)
-    size = toolbox.ask("size", model.data).splitlines()[1].split()
-    code = next(section for section in model.sections if section.is_code)
-    assert [s for s in model.sections if not s.is_code] == [
-        SectionSize(name=".data.table", size_bytes=16, is_writable=True, is_code=False, occupies_file=True),
-        SectionSize(name=".bss.zero", size_bytes=36, is_writable=True, is_code=False, occupies_file=False),
-    ]
-    assert [int(field) for field in size[:3]] == [code.size_bytes, 16, 36]
-
-
 # Dead code
 
 DEAD = """
@@ -551,7 +540,8 @@ int run(int x) { return (*(int (**volatile)(int))&used_table[0])(x); }
 @each(FEW)
 def test_what_no_entrypoint_reaches_is_dropped(target: Target) -> None:
     model = merged(DEAD, target, "-w")
-    names = {section.name.split(".")[-1] for section in model.sections if section.size_bytes}
+    sections = parse_object(model.data, "a.o").sections
+    names = {section.name.split(".")[-1] for section in sections if section.size_bytes}
     assert names >= {"run", "small"}
     assert not names & {"dead", "other_dead", "dead_table"}
     assert model.dropped_bytes > 4000
@@ -611,7 +601,7 @@ def test_constructor_that_nothing_refers_to_is_kept(target: Target) -> None:
 
 def test_retained_section_is_kept() -> None:
     text = '__attribute__((retain, used, section("keepsake"))) static const int mark = 5; int run(void) { return 1; }'
-    assert "keepsake" in [section.name for section in merged(text, HOST).sections]
+    assert "keepsake" in [section.name for section in parse_object(merged(text, HOST).data, "a.o").sections]
 
 
 def test_stack_sizes_of_dropped_functions_are_dropped() -> None:

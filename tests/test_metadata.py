@@ -52,7 +52,7 @@ def test_every_release_is_read(release: str) -> None:
     (module,) = metadata.modules
     assert (metadata.version, module.name, module.executors) == (RELEASES[release].version, "kws", ("aot",))
     assert module.targets == ("c -keys=cpu ",)
-    assert (module.workspace_bytes, module.constants_bytes, module.io_bytes) == (WORKSPACE_BYTES, 32, 88)
+    assert (module.workspace_bytes, module.constants_bytes) == (WORKSPACE_BYTES, 32)
     assert module.operators == ("tvmgen_kws_fused_add", "tvmgen_kws_fused_mix", "tvmgen_kws_fused_pick")
 
 
@@ -98,7 +98,7 @@ def test_the_first_entry_of_main_counts() -> None:
 def test_a_graph_module_has_no_need_to_say_more() -> None:
     (module,) = parse(changed("modules", "default", "memory", to={"sids": []})).modules
 
-    assert (module.workspace_bytes, module.constants_bytes, module.io_bytes) == (None, None, None)
+    assert (module.workspace_bytes, module.constants_bytes) == (None, None)
     assert (module.inputs, module.outputs, module.operators) == (None, None, ())
 
 

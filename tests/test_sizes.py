@@ -134,7 +134,9 @@ def image_difference(linked: Linked, role: str, *flags: str) -> dict[str, int]:
     """Tell what firmware is larger by that uses the library in one way."""
     key = "run" if role == "everything" else role
     names = (
-        [model["entrypoints"][key] for model in linked.document["models"]] if key != "registry" else ["mlf_find_model"]
+        [model["entrypoints"][key] for model in linked.document["models"]]
+        if key != "registry"
+        else linked.document["registry"]["symbols"][:1]
     )
     collect = "-Wl,--no-gc-sections" if role == "everything" else "-Wl,--gc-sections"
     with_models, without = (

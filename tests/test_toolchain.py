@@ -145,9 +145,10 @@ def test_an_error_while_a_program_is_prepared_ends_those_that_run(tmp_path: Path
         (finished(-9, "late\n"), "late\n(killed by SIGKILL)"),
         (finished(-99), "(killed by signal 99)"),
         (finished(1, "\n".join("x" * 14)), "\n".join("x" * 12) + "\n(2 more lines)"),
+        (finished(1, "\n".join("x" * 13)), "\n".join("x" * 12) + "\n(1 more line)"),
         (finished(1, "x" * 201), "x" * 200 + " ..."),
     ],
-    ids=["stderr", "stdout", "nothing", "killed", "words-then-killed", "no-name", "many-lines", "long-line"],
+    ids=["stderr", "stdout", "nothing", "killed", "words-then-killed", "no-name", "many-lines", "a-line", "long-line"],
 )
 def test_what_is_shown_of_a_failed_program(result: Finished, words: str) -> None:
     assert own_words(result) == words

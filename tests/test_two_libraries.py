@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,6 @@ from elftools.elf.elffile import ELFFile
 from mlf import api
 from mlf.arrays import load_arrays
 from mlf.boards import build_firmware, run_firmware
-from mlf.errors import ToolError
 from mlf.linker import LinkRequest, link, plan_link
 from mlf.objects.ar import read_ar
 from mlf.options import link_options
@@ -30,6 +30,7 @@ TIMEOUT_S = 60.0
 # What a build may say of libraries: nothing, that unused parts go, that all parts stay, both. Firmware of boards is always
 # built so that unused parts go.
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
+MIXED = "headers of two libraries: give one of them another name, `mlf link --registry NAME`"
 GC, WHOLE = "-Wl,--gc-sections", "-Wl,--whole-archive"
 BUILDS = (
     *(("host", flags) for flags in ((), (GC,), (WHOLE,), (GC, WHOLE))),
@@ -117,17 +118,27 @@ def arrays(folder: Path) -> None:
     (folder / "arrays.h").write_text(text)
 
 
-def build(two: Two, program: str, flags: Sequence[str]) -> Path:
-    """Build firmware around both libraries."""
-    (two.folder / "main.c").write_text(program)
+def build(two: Two, program: str, flags: Sequence[str], *, other: str = "") -> Path:
+    """Build firmware around both libraries, of a file or two."""
+    sources = {"main.c": program, **({"other.c": other} if other else {})}
+    for name, text in sources.items():
+        (two.folder / name).write_text(text)
     objects = (*flags, *two.libraries, "-Wl,--no-whole-archive")
     if two.compiler.target.board is not None:
         build_firmware(
-            two.compiler, [two.folder / "main.c"], objects, "firmware", folder=two.folder, extra=two.includes
+            two.compiler,
+            [two.folder / name for name in sources],
+            objects,
+            "firmware",
+            folder=two.folder,
+            extra=two.includes,
         )
         return two.folder / "firmware"
-    two.compiler.compile("main.c", "main.o", cwd=two.folder, extra=("-I.", *two.includes))
-    two.compiler.link(["main.o", *objects], "firmware", cwd=two.folder, extra=two.compiler.libraries())
+    for name in sources:
+        two.compiler.compile(name, f"{name}.o", cwd=two.folder, extra=("-I.", *two.includes))
+    two.compiler.link(
+        [*(f"{name}.o" for name in sources), *objects], "firmware", cwd=two.folder, extra=two.compiler.libraries()
+    )
     return two.folder / "firmware"
 
 
@@ -225,11 +236,63 @@ def test_models_of_both_that_nobody_calls_are_not_in_the_firmware(tmp_path: Path
     assert nothing < knock < nothing + 1500
 
 
-def test_two_registries_of_one_name_cannot_be_whole_in_one_firmware(tmp_path: Path) -> None:
-    two = two_libraries(tmp_path, "cortex-m4", registries=("models", "models"))
+_HALF = r"""
+#include <string.h>
+#include "%(folder)s/include/mlf/models.h"
 
-    with pytest.raises(ToolError, match="multiple definition of `mlf_find_model'"):
-        build(two, "int main(void) { return 0; }\n", (WHOLE,))
+int %(folder)s_is_right(void) {
+  const char* const names[] = {"%(first)s", "%(second)s", NULL};
+  int i;
+  for (i = 0; names[i]; ++i) {
+    if (strcmp(mlf_models[i]->name, names[i]) || mlf_find_model(names[i]) != mlf_models[i]) return 0;
+  }
+  return MLF_MODEL_COUNT == i && !mlf_find_model("%(stranger)s");
+}
+"""
+
+
+@pytest.mark.parametrize(("target", "flags"), BUILDS)
+def test_two_libraries_that_keep_the_default_registry_each_find_their_own_models(
+    tmp_path: Path, target: str, flags: tuple[str, ...]
+) -> None:
+    two = two_libraries(tmp_path, target, registries=("models", "models"))
+    program = _HALF % {"folder": "a", "first": "glyph", "second": "tone_a", "stranger": "tone_b"}
+    other = _HALF % {"folder": "b", "first": "knock", "second": "tone_b", "stranger": "tone_a"}
+    main = "int b_is_right(void);\nint main(void) { return a_is_right() && b_is_right() ? 0 : 1; }\n"
+
+    build(two, program + main, flags, other=other)
+
+    assert start(two).status == 0
+
+
+@pytest.mark.parametrize("command", ["gcc", "g++", "clang", "clang++", "arm-none-eabi-gcc"])
+def test_headers_of_two_registries_of_one_name_in_one_file_are_an_error(tmp_path: Path, command: str) -> None:
+    two_libraries(tmp_path, "host", registries=("audio", "audio"))
+    headers = {name: f'#include "{name}/include/mlf/audio.h"\n' for name in ("a", "b")}
+    source = tmp_path / ("both.cpp" if command.endswith("++") else "both.c")
+    said = []
+    for order in ("aa", "ab", "ba"):
+        source.write_text("".join(headers[name] for name in order))
+        finished = run([command, "-ffreestanding", "-c", source.name], cwd=tmp_path, timeout_s=TIMEOUT_S)
+        said.append((finished.status, "error" in finished.stderr, MIXED in finished.stderr))
+
+    assert said == [(0, False, False), (1, True, True), (1, True, True)]
+
+
+def test_the_same_models_give_the_same_names_and_others_give_others(tmp_path: Path) -> None:
+    symbols = []
+    for number, path in enumerate(("tone.tar", "tone.tar", "glyph.tar")):
+        output = tmp_path / str(number) / "libmodels.a"
+        request = LinkRequest(path=SAMPLES / path, name="net")
+        document = link(plan_link([request], output=output, compiler=compiler_for("host"))).document
+        symbols.append(document["registry"]["symbols"])
+        header = (output.parent / "include" / "mlf" / "models.h").read_text()
+        assert re.findall(r"#define (mlf_\w+) (mlf_\w+)$", header, re.MULTILINE) == [
+            ("mlf_models", symbols[-1][1]), ("mlf_find_model", symbols[-1][0])
+        ]  # fmt: skip
+
+    assert symbols[0] == symbols[1] != symbols[2]
+    assert [re.sub("[0-9a-f]{8}$", "", name) for name in symbols[2]] == ["mlf_find_model_", "mlf_models_"]
 
 
 def test_models_of_two_libraries_without_registries_are_called_by_their_entrypoints(tmp_path: Path) -> None:

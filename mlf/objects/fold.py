@@ -96,15 +96,21 @@ class Folded:
         return sum(group.saved_bytes for group in self.groups)
 
 
-def fold_objects(objects: Mapping[str, bytes], *, least_bytes: int = LEAST_BYTES) -> Folded:
+def fold_objects(
+    objects: Mapping[str, bytes], *, least_bytes: int = LEAST_BYTES, except_section: str | None = None
+) -> Folded:
     """Put the shareable sections of merged objects, given by model, into groups named by their content.
 
     Each object is one that `merge_objects` made, so that its global definitions are its entrypoints, which are never
-    shared. `least_bytes` is the size from which on a section gets a group; equal ones meet only if they have one.
+    shared. `least_bytes` is the size from which on a section gets a group; equal ones meet only if they have one. Sections of
+    the name `except_section` get none.
 
     Raises ObjectError for what is no object file.
     """
-    models = {name: _Model(name, elf.parse_object(objects[name], name), least_bytes) for name in sorted(objects)}
+    models = {
+        name: _Model(name, elf.parse_object(objects[name], name), least_bytes, except_section)
+        for name in sorted(objects)
+    }
     return Folded(data={name: models[name].rewritten() for name in objects}, groups=_groups(models))
 
 
@@ -164,7 +170,7 @@ class _References(NamedTuple):
 class _Model:
     """One object: finds what can be shared, names it, writes the object anew."""
 
-    def __init__(self, name: str, item: ElfObject, least_bytes: int) -> None:
+    def __init__(self, name: str, item: ElfObject, least_bytes: int, except_section: str | None) -> None:
         self.name = name
         self.item = item
         self.references = [self._read(place, s) for place, s in enumerate(item.sections) if s.type in RELOCATION_TYPES]
@@ -181,7 +187,8 @@ class _Model:
         self.points: dict[int, set[_Point]] = {}
         self.digests: dict[int, str] = {}
         self._note_points()
-        self._name_all({place for place in self.points if self._has_form(place, least_bytes)} - self._pinned())
+        candidates = {place for place in self.points if item.sections[place].name != except_section}
+        self._name_all({place for place in candidates if self._has_form(place, least_bytes)} - self._pinned())
 
     def _read(self, place: int, section: Section) -> _References:
         entries, shift = self.item.relocations(section), self.item.machine.symbol_shift

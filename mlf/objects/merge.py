@@ -44,25 +44,13 @@ class Undefined:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SectionSize:
-    """An allocated section of the merged object: its name, flags and size in memory."""
-
-    name: str
-    size_bytes: int
-    is_writable: bool
-    is_code: bool
-    occupies_file: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class MergedObject:
-    """A merged object: its bytes, its machine, what it defines and needs, and what it occupies."""
+    """A merged object: its bytes, its machine, what it defines and needs, and how much was left out."""
 
     data: bytes
     machine: Machine
     exports: tuple[str, ...]
     undefined: tuple[Undefined, ...]
-    sections: tuple[SectionSize, ...]
     dropped_bytes: int
 
 
@@ -158,7 +146,6 @@ class _Writer:
             machine=self.merge.machine,
             exports=tuple(sorted(self.merge.exports.values())),
             undefined=self._undefined(),
-            sections=tuple(_section_size(s) for s in self.output if s.flags & elf.SHF_ALLOC),
             dropped_bytes=self._dropped_bytes(),
         )
 
@@ -455,14 +442,4 @@ def _columns(rows: list[_Row], local_count: int) -> Symbols:
         value=np.array([row.value for row in rows], np.uint64),
         size=np.array([row.size for row in rows], np.uint64),
         local_count=local_count,
-    )
-
-
-def _section_size(section: Section) -> SectionSize:
-    return SectionSize(
-        name=section.name,
-        size_bytes=section.size_bytes,
-        is_writable=bool(section.flags & elf.SHF_WRITE),
-        is_code=bool(section.flags & elf.SHF_EXECINSTR),
-        occupies_file=section.type != elf.SHT_NOBITS,
     )
