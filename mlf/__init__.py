@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         describe_folder,
         diff,
         export,
+        export_relax,
         inspect,
         inspect_firmware,
         link,
@@ -33,16 +34,16 @@ if TYPE_CHECKING:
         validate_all,
     )
     from mlf.errors import MlfError
-    from mlf.exporter import GoldenFiles
+    from mlf.exporter import GoldenFiles, ModelOptions
     from mlf.linker import LinkOptions
     from mlf.params import Param, parse_params, render_params
 
 __version__ = "0.1.0"
-_API = """convert describe_folder diff export inspect inspect_firmware link merge_archives open_archive plan_link replay run
+_API = """convert describe_folder diff export export_relax inspect inspect_firmware link merge_archives open_archive plan_link replay run
     size validate validate_all"""
 _HOMES = {
     **dict.fromkeys(_API.split(), "mlf.api"),
-    "GoldenFiles": "mlf.exporter",
+    **dict.fromkeys(("GoldenFiles", "ModelOptions"), "mlf.exporter"),
     "LinkOptions": "mlf.linker",
     "MlfError": "mlf.errors",
     **dict.fromkeys(("Param", "parse_params", "render_params"), "mlf.params"),
@@ -51,11 +52,13 @@ __all__ = [
     "GoldenFiles",
     "LinkOptions",
     "MlfError",
+    "ModelOptions",
     "Param",
     "convert",
     "describe_folder",
     "diff",
     "export",
+    "export_relax",
     "inspect",
     "inspect_firmware",
     "link",

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from mlf.archive import Archive
     from mlf.check import Verdict
     from mlf.converter import Conversion
-    from mlf.descriptor import Firmware
     from mlf.differ import Difference
-    from mlf.exporter import Export, GoldenFiles
+    from mlf.exporter import Export, GoldenFiles, ModelOptions
+    from mlf.firmware import Firmware
     from mlf.library import Library
     from mlf.linker import LinkOptions, LinkPlan, LinkRequest, Progress
     from mlf.reading import Contents
@@ -52,7 +52,7 @@ def inspect(path: PathLike) -> Contents:
 
 def inspect_firmware(path: PathLike) -> Firmware | None:
     """Find the models in an ELF file, `ar` archive, Intel HEX or dump of flash; None if the file is none of these."""
-    from mlf.descriptor import read_firmware  # noqa: PLC0415
+    from mlf.firmware import read_firmware  # noqa: PLC0415
 
     return read_firmware(Path(path))
 
@@ -79,18 +79,37 @@ def convert(source: PathLike, *, to: int = 8, output: PathLike, epoch_s: int = 0
     return converter.convert(request.path, module=request.module, to=to, output=Path(output), epoch_s=epoch_s)
 
 
-def export(
+def export(  # noqa: PLR0913  # what a person may want to say
     source: PathLike,
     *,
     output: PathLike,
     name: str | None = None,
     golden: Sequence[GoldenFiles] = (),
+    model: ModelOptions | None = None,
     epoch_s: int = 0,
+    progress: Progress | None = None,
 ) -> Export:
-    """Make a version-8 archive of code: a directory that a compiler left behind, a description, or another archive."""
+    """Make a version-8 archive of a trained model, or of code: what a compiler left behind, a description, an archive."""
     from mlf import exporter  # noqa: PLC0415
 
-    return exporter.export(Path(source), output=Path(output), name=name, golden=golden, epoch_s=epoch_s)
+    return exporter.export(
+        Path(source), output=Path(output), name=name, golden=golden, model=model, epoch_s=epoch_s, progress=progress
+    )
+
+
+def export_relax(  # what a person may want to say
+    module: Any,  # noqa: ANN401  # a tvm.IRModule; TVM is optional
+    *,
+    output: PathLike,
+    name: str,
+    golden: Sequence[GoldenFiles] = (),
+    model: ModelOptions | None = None,
+    epoch_s: int = 0,
+) -> Export:
+    """Make a version-8 archive of a module of TVM's Relax, whose function `main` holds its weights as constants."""
+    from mlf import exporter  # noqa: PLC0415
+
+    return exporter.export_relax(module, output=Path(output), name=name, golden=golden, options=model, epoch_s=epoch_s)
 
 
 def describe_folder(folder: PathLike) -> str:

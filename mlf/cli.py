@@ -218,9 +218,10 @@ def commands() -> None:
 @click.argument("archive", type=click.Path(path_type=Path))
 @_json_option
 def inspect(archive: Path, *, as_json: bool) -> None:
-    """Show what an archive holds: its modules, their tensors, memory and members.
+    """Show what an archive, a library or firmware holds.
 
-    Of a library, or of firmware that holds one, as ELF, Intel HEX or a dump of flash: the models that are inside.
+    Of an archive: its modules, their tensors, memory and members. Of a library, or of firmware that holds one, as ELF, Intel
+    HEX or a dump of flash: the models that are inside.
     """
     from mlf import api, report  # noqa: PLC0415
 
@@ -293,6 +294,56 @@ def convert(archive: str, *, to: int, output: Path, as_json: bool) -> None:
 @click.option("--rtol", type=click.FloatRange(min=0), help="Relative tolerance of the golden outputs.")
 @click.option("--atol", type=click.FloatRange(min=0), help="Absolute tolerance of the golden outputs.")
 @click.option("--init", is_flag=True, help="Write a first description.toml into the directory SOURCE.")
+@click.option(
+    "--from",
+    "front_end",
+    type=click.Choice(("auto", "tvm", "emx")),
+    default="auto",
+    show_default=True,
+    help="Compiler of a trained model.",
+)
+@click.option(
+    "--api",
+    type=click.Choice(("unpacked", "packed")),
+    default="unpacked",
+    show_default=True,
+    help="How operators are called: plain pointers or TVM's packed arguments.",
+)
+@click.option(
+    "--rounding",
+    type=click.Choice(("auto", "tflite", "float")),
+    default="auto",
+    show_default=True,
+    help="Of integers: as TensorFlow Lite, or as onnxruntime; by default that of the model's format.",
+)
+@click.option(
+    "--opt", "level", type=click.IntRange(0, 3), default=3, show_default=True, help="TVM's level; 0 fuses nothing."
+)
+@click.option(
+    "--check/--no-check",
+    "is_checked",
+    default=None,
+    help="Compare a trained model with the runtime of its format; by default where that is installed.",
+)
+@click.option(
+    "--check-inputs",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="IN.npz",
+    help="Inputs for the check, instead of generated ones; repeatable.",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    metavar="SHARE",
+    help="How far floats may be from the runtime's, as a share of the largest output; 1e-5 by default.",
+)
+@click.option(
+    "--schedule/--no-schedule",
+    "is_scheduled",
+    default=True,
+    help="Arrange loops so that no large temporaries are left.",
+)
 @_json_option
 def export(  # noqa: PLR0913  # the options of a command
     source: Path,
@@ -303,12 +354,21 @@ def export(  # noqa: PLR0913  # the options of a command
     rtol: float | None,
     atol: float | None,
     init: bool,
+    front_end: str,
+    api: str,
+    rounding: str,
+    level: int,
+    is_checked: bool | None,
+    check_inputs: tuple[Path, ...],
+    tolerance: float | None,
+    is_scheduled: bool,
     as_json: bool,
 ) -> None:
-    """Make an archive of compiled code.
+    """Make an archive of a trained model, or of compiled code.
 
-    SOURCE is a directory that a compiler left behind, one with a description.toml, such a file itself, or another archive.
-    Without -o the one argument is the archive, and the current directory is packed.
+    SOURCE is a model (.onnx, .tflite, .pt2), which becomes plain C, a directory that a compiler left behind, one with a
+    description.toml, such a file itself, or another archive. Without -o the one argument is the archive, and the current
+    directory is packed.
     """
     from mlf import report  # noqa: PLC0415
 
@@ -316,11 +376,19 @@ def export(  # noqa: PLR0913  # the options of a command
         _init(source)
         return
     source, output = _source_and_output(source, output)
-    tolerance: dict[str, Any] = {key: value for key, value in (("rtol", rtol), ("atol", atol)) if value is not None}
-    files = [mlf.GoldenFiles(inputs=inputs, outputs=outputs, **tolerance) for inputs, outputs in golden]
+    golden_tolerance: dict[str, Any] = {
+        key: value for key, value in (("rtol", rtol), ("atol", atol)) if value is not None
+    }
+    files = [mlf.GoldenFiles(inputs=inputs, outputs=outputs, **golden_tolerance) for inputs, outputs in golden]
+    model = mlf.ModelOptions(
+        front_end=front_end, operators=api, rounding=rounding, level=level, is_scheduled=is_scheduled,
+        is_checked=is_checked, inputs=check_inputs, tolerance=tolerance,
+    )  # fmt: skip
     with _progress() as progress:
         progress("exporting")
-        made = mlf.export(source, output=output, name=name, golden=files, epoch_s=_epoch_s())
+        made = mlf.export(
+            source, output=output, name=name, golden=files, model=model, epoch_s=_epoch_s(), progress=progress
+        )
     _tell(made, report.export_document, partial(report.export_text, output=str(output)), as_json=as_json)
 
 

@@ -93,6 +93,12 @@ class UnsupportedError(InputError):
     code = "unsupported"
 
 
+class DeviationError(InputError):
+    """Generated C that does not compute what the runtime of the model's format computes."""
+
+    code = "deviates"
+
+
 class TensorError(InputError):
     """An array that does not fit the tensor it was given for."""
 

@@ -280,7 +280,10 @@ class ModuleReader:
 
     def _operator_style(self, main: csource.Function | None) -> str | None:
         """Tell how operators are called; None where there are objects alone, and they do not tell."""
-        known = [main] if main else list(self.functions.values())
+        known = list(self.functions.values())
+        if main:
+            called = set(re.findall(r"\w+", main.body))
+            known = [main, *(function for function in known if function.name in called)]
         if known:
             return "packed" if any(function.is_packed for function in known) else "unpacked"
         if self.header:  # TVM never put packed operators behind it
@@ -585,8 +588,10 @@ class ModuleReader:
         return pools and not any(f"{_ALLOCATOR}(" in text for text in self.texts)
 
     def _constants_bytes(self) -> int | None:
-        if self.is_partial or (self.objects and not self.graph):
+        if self.objects and not self.graph:
             return None
+        if self.is_partial:  # only version 8 tells it in a way that can be believed
+            return self.metadata.constants_bytes if self.metadata.declared else None
         if self.graph and not self.is_linked:
             inputs = {tensor.name for tensor in self.typed[0]}
             sizes = [item.size_bytes for item in self.graph.arguments if item.name not in inputs]

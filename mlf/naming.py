@@ -38,6 +38,22 @@ def sanitize_tensor_name(name: str) -> str:
     return "".join(chr(byte) if chr(byte).isascii() and chr(byte).isalnum() else "_" for byte in name.encode())
 
 
+def unique_c_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Make of any names, such as those of a model's tensors, names that C can have and whose macros all differ."""
+    used = {"WORKSPACE", "GLOBAL_WORKSPACE", "INPUTS", "OUTPUTS"}
+    found = []
+    for name in names:
+        plain = sanitize_tensor_name(name)
+        plain = plain if plain and C_IDENTIFIER.fullmatch(plain) else f"t{plain}"
+        plain = f"{plain}_" if plain in KEYWORDS or plain.endswith("_t") or plain == "half" else plain
+        chosen, number = plain, 1
+        while chosen.upper() in used:
+            chosen, number = f"{plain}_{number}", number + 1
+        used.add(chosen.upper())
+        found.append(chosen)
+    return tuple(found)
+
+
 def mangle_model(model: str) -> str:
     """Give the prefix of a model's symbols in C files, its case kept."""
     return f"tvmgen_{model}" if model else "tvmgen"

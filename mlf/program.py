@@ -41,7 +41,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """A call of an operator, which returns 0 if it succeeded.
+    """A call of an operator, which returns 0 if it succeeded, or nothing if it has no `status`.
 
     `arguments` are places in the program's values, in the order of the call; `written` are those that it writes. A `packed`
     operator takes DLTensors, of one dimension each if `is_flat`; an `unpacked` one takes plain pointers.
@@ -52,6 +52,7 @@ class Call:
     arguments: tuple[int, ...]
     written: tuple[int, ...]
     is_flat: bool = False
+    has_status: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

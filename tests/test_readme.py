@@ -24,6 +24,7 @@ def comparable(text: str, command: str) -> str:
     """Sizes depend on the compiler's release, and the last digits of results on the processor."""
     shorter = re.sub(r"(\d\.\d{3})\d+", r"\1", text)
     shorter = re.sub(r"sha256:[0-9a-f.]+", "sha256:", shorter)
+    shorter = re.sub(r"(onnxruntime|apache-tvm) \d+(?:\.\w+)+", r"\1 N", shorter)
     if command.split()[1] not in ("link", "size"):
         return re.sub(r"0x[0-9a-f]+", "N", shorter)
     plain = re.sub(r" *#+$|gcc [0-9. ]+", "", shorter, flags=re.MULTILINE)

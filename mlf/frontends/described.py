@@ -206,7 +206,8 @@ class _Drafter:
     def _add_code(self) -> None:
         if self.description.is_called:
             self._add(f"{layout.SOURCE_DIRECTORY}{self.name}_lib0.c", self._entrypoint().encode(), "source")
-        for number, file in enumerate(self.sources, 1):
+        first = 1 if self.description.is_called else 0  # TVM's number for the file of the entrypoint
+        for number, file in enumerate(self.sources, first):
             suffix = file.path[file.path.rindex(".") :].replace(".cxx", ".cpp")
             self._add(f"{layout.SOURCE_DIRECTORY}{self.name}_lib{number}{suffix}", file.text.encode(), "source")
         for number, path in enumerate(self.description.objects, 1):
@@ -288,7 +289,8 @@ class _Drafter:
         description = self.description
         role = "run" if description.interface == "c" else "tvm_module_main"
         if not description.is_called:
-            return {role: description.entry.function}
+            main = mangle(self.name, "__tvm_main__")
+            return {**({"main": main} if self._defines(main) else {}), role: description.entry.function}
         return {"main": self._main(), role: entrypoint_names(self.name)[description.interface]}
 
 

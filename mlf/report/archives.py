@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from mlf.metadata import LATEST_VERSION, code_document, golden_document, pool_document, tensor_document
@@ -239,6 +240,7 @@ def _deviation(item: OutputDeviation) -> str:
     if not item.unequal:
         return f"all {item.elements} elements equal to"
     if item.dtype.startswith("float"):
-        return f"within {item.relative:.1e} of the largest output of"
+        # A power of ten: the last bits of sums differ from processor to processor.
+        return f"within 1e{math.ceil(math.log10(item.relative)):+03} of the largest output of"
     units = "1 unit" if item.largest == 1 else f"{item.largest:g} units"
     return f"within {units} of ({item.unequal} of {item.elements} elements differ)"
