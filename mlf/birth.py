@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlf.errors import DeviationError, ModelRunError, ToolError
+from mlf.errors import DeviationError, ModelRunError, TensorError, ToolError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from mlf.arrays import Arrays
     from mlf.frontends.choice import ModelOptions
     from mlf.metadata import Tensor
     from mlf.reference import BirthCheck, Reference
@@ -21,25 +22,27 @@ _HINTS = {
 }
 
 
-def check_birth(archive: Path, name: str, *, source: Path, options: ModelOptions) -> BirthCheck | None:
-    """Check the module `name` of an archive against the runtime that knows its `source`; None if there is no need or no way.
+def check_birth(archive: Path, name: str, *, source: Path, options: ModelOptions) -> BirthCheck | str:
+    """Check the module `name` of an archive against the runtime that knows its `source`; text says why it was not checked.
 
-    Raises DeviationError if an output is too far from the runtime's; where a check was asked for, ToolError if a runtime or
-    a compiler for this machine is missing, ModelRunError if the runtime cannot run the model.
+    Raises DeviationError if an output is too far from the runtime's, TensorError for given inputs that do not fit; where a
+    check was asked for, or inputs or a tolerance for it were given, ToolError if a runtime or a compiler for this machine is
+    missing, ModelRunError if the runtime cannot run the model.
     """
     if options.is_checked is False:
-        return None
+        return ""
+    is_wanted = bool(options.is_checked or options.inputs or options.tolerance is not None)
     from mlf.reference import find_reference  # noqa: PLC0415  # numpy, and a runtime
 
     reference = find_reference(source)
     if reference is None:
-        if options.is_checked:
+        if is_wanted:
             raise ToolError("cannot be checked: the runtime of its format is not installed", where=source.name, hint=_HINTS[source.suffix])  # fmt: skip
-        return None
-    if not options.is_checked and not _has_compiler():
-        return None
+        return f"the runtime of its format is not installed: {_HINTS[source.suffix]}"
+    if not is_wanted and not _has_compiler():
+        return "there is no C compiler for this machine"
     birth = _compared(archive, name, source, reference, options)
-    if options.is_checked and not birth.is_judged:
+    if is_wanted and not birth.is_judged:
         raise ModelRunError(birth.notes[0], where=source.name)
     _refuse_deviation(birth, source.name)
     return birth
@@ -56,13 +59,12 @@ def _has_compiler() -> bool:
 
 
 def _compared(archive: Path, name: str, source: Path, reference: Reference, options: ModelOptions) -> BirthCheck:
-    from mlf.arrays import load_arrays  # noqa: PLC0415  # numpy
     from mlf.reading import read_contents  # noqa: PLC0415
     from mlf.reference import DEFAULT_RELATIVE, Tolerance, check_model  # noqa: PLC0415
     from mlf.trial_inputs import generate_inputs, input_ranges  # noqa: PLC0415
 
     tensors: Sequence[Tensor] = read_contents(archive).modules[0].inputs
-    given = tuple(load_arrays(path) for path in options.inputs)
+    given = tuple(_given(path, tensors) for path in options.inputs)
     relative = DEFAULT_RELATIVE if options.tolerance is None else options.tolerance
     # What rounds like onnxruntime is not bit-equal to LiteRT, and the other way round.
     is_exact = reference.units == 0 and options.rounding in ("auto", "tflite")
@@ -70,6 +72,16 @@ def _compared(archive: Path, name: str, source: Path, reference: Reference, opti
     return check_model(
         archive, name, reference, given or generate_inputs(tensors, ranges=input_ranges(source)), tolerance=tolerance
     )
+
+
+def _given(path: Path, tensors: Sequence[Tensor]) -> Arrays:
+    from mlf.arrays import array_faults, load_arrays  # noqa: PLC0415  # numpy
+
+    arrays = load_arrays(path)
+    faults = list(array_faults(tensors, arrays, kind="input"))
+    if faults:
+        raise TensorError(f"does not fit the inputs of the model: {'; '.join(faults)}", where=path.name)
+    return arrays
 
 
 def _refuse_deviation(birth: BirthCheck, where: str) -> None:

@@ -39,6 +39,7 @@ class _Interrupt(BaseException):
 def main() -> NoReturn:
     """Run the command line; every failure is one message and an exit status."""
     as_json = "--json" in sys.argv[1:]
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime keeps and may send what it sees of models
     try:
         _handle_interrupts(_interrupt)
         status = _run_command(as_json=as_json)

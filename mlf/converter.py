@@ -43,8 +43,8 @@ _NO_DATE = "1970-01-01 00:00:00Z"  # what was not exported by TVM has no date, b
 class Note:
     """What an operation did beside moving bytes.
 
-    It `inferred` a fact, `lost` one, or `kept` what the version has otherwise; it `compiled` a trained model, or could not
-    have it `checked`.
+    It `inferred` a fact, `lost` one, or `kept` what the version has otherwise; it `compiled` a trained model, or left it
+    `unchecked`.
     """
 
     kind: str

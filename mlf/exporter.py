@@ -157,7 +157,7 @@ def _export_compiled(  # noqa: PLR0913  # all that an archive of a model is made
     compiled: CompiledModel,
     name: str,
     label: str,
-    check: Callable[[Path, str], BirthCheck | None] | None,
+    check: Callable[[Path, str], BirthCheck | str] | None,
     *,
     output: Path,
     golden: Sequence[GoldenFiles],
@@ -169,10 +169,12 @@ def _export_compiled(  # noqa: PLR0913  # all that an archive of a model is made
         checked = scratch / f"{name}.tar"
         draft.write(checked)
         read_contents(checked)  # what mlf itself could not read again is never written
-        birth = check(checked, name) if check else None
+        said = check(checked, name) if check else ""
+        birth = None if isinstance(said, str) else said
         own = _golden_of(birth, scratch) if birth and birth.is_judged else ()
         draft = _with_tests(draft, (*own, *golden), where=label)
-        notes = tuple(Note(kind="checked", place=name, text=text) for text in birth.notes) if birth else ()
+        texts = birth.notes if birth else (said,) if isinstance(said, str) and said else ()
+        notes = tuple(Note(kind="unchecked", place=name, text=text) for text in texts)
         draft.write(output, epoch_s=epoch_s)
     made = _made(draft, output)
     return replace(made, notes=(*made.notes, *notes), check=birth)

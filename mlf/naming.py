@@ -27,6 +27,12 @@ KEYWORDS = frozenset(
     sizeof static static_assert static_cast struct switch template this thread_local throw true try typedef typeid typename
     union unsigned using virtual void volatile wchar_t while xor xor_eq""".split()
 )
+# Macros of C's headers and of compilers, types, and what the generated main of a model declares beside its tensors.
+_TAKEN = re.compile(
+    r"""\w*_t|half|NULL|NAN|INFINITY|EOF|errno|linux|unix|i386|memcpy|U?INT\w*_(?:MIN|MAX|C)|SIZE_MAX|kTVM\w+|kDL\w+
+    |DL[A-Z]\w+|TVM[A-Z]\w+|tvmgen_\w+|_[A-Z_]\w*|args|type_codes|num_args|arguments|set_argument|tensor_type|(?:u?int|float|bool|shape)\d*_\w+""",
+    re.VERBOSE,
+)
 # TVM calls every model `default` unless told otherwise; it is a keyword, yet no generated name consists of it alone.
 _HARMLESS_KEYWORDS = {"default"}
 # What the library itself defines or declares; a model of this name would give a header of the same name.
@@ -45,7 +51,7 @@ def unique_c_names(names: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         plain = sanitize_tensor_name(name)
         plain = plain if plain and C_IDENTIFIER.fullmatch(plain) else f"t{plain}"
-        plain = f"{plain}_" if plain in KEYWORDS or plain.endswith("_t") or plain == "half" else plain
+        plain = f"{plain}_" if plain in KEYWORDS or _TAKEN.fullmatch(plain) else plain
         chosen, number = plain, 1
         while chosen.upper() in used:
             chosen, number = f"{plain}_{number}", number + 1

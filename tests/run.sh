@@ -91,7 +91,8 @@ make_test_envs() {
     python_env "$cache/wheel"
     python_env "$cache/venv"
     "$cache/venv/bin/pip" install --editable '.[zig,tvm,emx,check,test]'
-    "$cache/venv/bin/pip" install 'torch==2.13.0' # its newest build would bring gigabytes for graphics cards
+    # Of torch, the newest build would bring gigabytes for graphics cards.
+    "$cache/venv/bin/pip" install 'torch==2.13.0' scikit-learn skl2onnx keras
 }
 
 # make_tvm_release RELEASE: an environment with an older TVM, in which tests export models.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,7 @@ def load_onnx(path: Path, *, hint: str) -> OnnxModel:
         raise ToolError("the Python package onnx is not installed", hint=hint) from error
     try:
         proto = onnx.load(str(path))
+        _give_types(onnx, proto)
         onnx.checker.check_model(proto)
     except OSError as error:
         raise InputError(f"cannot be read: {reason_of(error)}", where=path.name) from error
@@ -62,6 +64,17 @@ def _reason(error: Exception) -> str:
     """Give the first paragraph of what onnx says, in one line."""
     first = str(error).strip().partition("\n\n")[0]
     return " ".join(first.split()).rstrip(".") or type(error).__name__
+
+
+def _give_types(onnx: Any, proto: Any) -> None:
+    """Infer the types of outputs that have none, as some tools leave them."""
+    untyped = [item for item in proto.graph.output if item.type.WhichOneof("value") is None]
+    if not untyped:
+        return
+    with contextlib.suppress(Exception):  # onnx raises classes of its own; what is left without a type is refused
+        known = {item.name: item for item in onnx.shape_inference.infer_shapes(proto).graph.output}
+        for item in untyped:
+            item.type.CopyFrom(known[item.name].type)
 
 
 def _close_shapes(proto: Any, where: str) -> Iterator[str]:
@@ -87,7 +100,7 @@ def _close_shapes(proto: Any, where: str) -> Iterator[str]:
 def _element_type(number: int) -> str:
     from onnx import TensorProto  # noqa: PLC0415
 
-    return TensorProto.DataType.Name(number).lower()
+    return str(TensorProto.DataType.Name(number)).lower()
 
 
 def _close_shape(name: str, dimensions: Any, where: str) -> Iterator[str]:

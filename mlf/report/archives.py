@@ -230,17 +230,15 @@ def _check_lines(check: BirthCheck) -> list[str]:
     if not check.is_judged:
         return [f"unchecked  {check.reference} could not judge it"]
     plural = "" if check.inputs == 1 else "s"
-    return [
-        f"checked   {one_line(item.output)}: {_deviation(item)} {check.reference}, on {check.inputs} input{plural}"
-        for item in check.deviations
-    ]
+    on = f"{check.reference}, on {check.inputs} input{plural}"
+    return [f"checked   {one_line(item.output)}: {_deviation(item, on)}" for item in check.deviations]
 
 
-def _deviation(item: OutputDeviation) -> str:
+def _deviation(item: OutputDeviation, on: str) -> str:
     if not item.unequal:
-        return f"all {item.elements} elements equal to"
+        return f"all {item.elements} elements equal to {on}"
     if item.dtype.startswith("float"):
         # A power of ten: the last bits of sums differ from processor to processor.
-        return f"within 1e{math.ceil(math.log10(item.relative)):+03} of the largest output of"
+        return f"within 1e{math.ceil(math.log10(item.relative)):+03} of the largest output of {on}"
     units = "1 unit" if item.largest == 1 else f"{item.largest:g} units"
-    return f"within {units} of ({item.unequal} of {item.elements} elements differ)"
+    return f"within {units} of {on}; {item.unequal} of {item.elements} elements differ"

@@ -160,11 +160,31 @@ def _import_torch(path: Path) -> ImportedModel:
     with translated(path.name):
         program = torch.export.load(path)
     signature = program.graph_signature
+    _count_from_the_front(program.graph, path.name)
     with translated(path.name):
         from tvm.relax.frontend.torch import from_exported_program  # noqa: PLC0415
 
         module = from_exported_program(program, keep_params_as_input=False, unwrap_unit_return_tuple=True)
     return _with_tensors(module, list(signature.user_inputs), [str(item) for item in signature.user_outputs], path.name)
+
+
+def _count_from_the_front(graph: Any, where: str) -> None:
+    """Write indices that count from the end as those they mean: TVM's importer reads them as places in front of a tensor."""
+    for node in graph.nodes:
+        target = str(node.target)
+        if target == "aten.select.int" and node.args[2] < 0:
+            extent = node.args[0].meta["val"].shape[node.args[1]]
+            node.update_arg(2, node.args[2] + extent)
+        elif target.startswith(("aten.index.", "aten.take.", "aten.index_select.")) and _has_constant_index(node):
+            raise UnsupportedError(
+                f"node `{node.name}` (`{target}`): Apache TVM does not know constant lists of indices", where=where,
+                hint="index with `torch.select`, `narrow` or slices",
+            )  # fmt: skip
+
+
+def _has_constant_index(node: Any) -> bool:
+    """Tell whether an index is a tensor that the model holds, in which there may be negative numbers."""
+    return any("lift" in item.name or item.op == "get_attr" for item in node.all_input_nodes[1:])
 
 
 def _need(package: str, hint: str) -> None:

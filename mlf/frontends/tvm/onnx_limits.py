@@ -88,8 +88,20 @@ def _output_shape(_: Any, attributes: Mapping[str, Any], __: Any) -> str | None:
     return "transposed convolutions of a given shape" if "output_shape" in attributes else None
 
 
-# What TVM computes with functions of its runtime, or decides while the model runs.
-_AT_RUN_TIME = ("Compress", "CumSum", "If", "Loop", "NonMaxSuppression", "NonZero", "Scan", "TopK", "Unique")
+# What TVM computes with functions of its runtime, decides while the model runs, or lowers to code that C cannot hold.
+_AT_RUN_TIME = (
+    "Compress",
+    "CumSum",
+    "If",
+    "Loop",
+    "NonMaxSuppression",
+    "NonZero",
+    "Scan",
+    "ScatterElements",
+    "ScatterND",
+    "TopK",
+    "Unique",
+)
 _RULES: Mapping[str, Rule] = {
     **dict.fromkeys(_AT_RUN_TIME, lambda *_: "how to compile it ahead of time"),
     "BatchNormalization": _batch_norm,

@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mlf.errors import InputError, ToolError
+from mlf.errors import InputError, ToolError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,7 +70,7 @@ def read_model(data: bytes, *, where: str) -> FileModel:
     if data[4:8] != _IDENTIFIER:
         raise InputError(f"begins with {data[4:8]!r} behind 4 bytes, expected {_IDENTIFIER!r} of a TensorFlow Lite model", where=where)  # fmt: skip
     try:
-        return _Reader(tflite, data).model()
+        return _Reader(tflite, data, where).model()
     except (
         struct.error,
         IndexError,
@@ -85,8 +85,9 @@ def read_model(data: bytes, *, where: str) -> FileModel:
 
 
 class _Reader:
-    def __init__(self, tflite: Any, data: bytes) -> None:
+    def __init__(self, tflite: Any, data: bytes, where: str) -> None:
         self.tflite = tflite
+        self.where = where
         self.data = data
         self.root = tflite.Model.GetRootAsModel(data, 0)
         self.types = {value: name for name, value in vars(tflite.TensorType).items() if isinstance(value, int)}
@@ -112,6 +113,10 @@ class _Reader:
         type_name = self.types.get(item.Type(), str(item.Type()))
         dtype = _ARRAY_DTYPES.get(type_name, "")
         shape = tuple(int(item.Shape(axis)) for axis in range(item.ShapeLength()))
+        if item.Sparsity() is not None:
+            name = (item.Name() or b"").decode()
+            hint = "convert the model without sparse storage of its weights"
+            raise UnsupportedError(f"tensor `{name}` is stored without its zeros (`DENSIFY`)", where=self.where, hint=hint)  # fmt: skip
         quantization = item.Quantization()
         count = quantization.ScaleLength() if quantization else 0
         zeros = quantization.ZeroPointLength() if quantization else 0

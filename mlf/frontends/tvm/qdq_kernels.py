@@ -1,0 +1,159 @@
+"""Integer operators that ONNX needs and TensorFlow Lite has not: sums that become floats, averages with a scale of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from mlf.frontends.tvm.quantized import Requantization, is_padded
+from mlf.frontends.tvm.releases import load_tvm, shape_and_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mlf.frontends.tvm.quantized import Window
+
+
+_ROUNDING = 12582912  # 1.5 * 2**23: a float that is added to it has no fraction left
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rounding(Requantization):
+    """A Requantization whose "float" arithmetic rounds ties to even in a way that TVM does not simplify to a truncation."""
+
+    def apply(self, total: Any, tables: Sequence[Any] = (), channel: Any = 0) -> Any:  # TVM has no types
+        """Give the expression of an output for a sum."""
+        if self.arithmetic != "float":
+            return Requantization.apply(self, total, tables, channel)
+        factor = tables[0][channel] if tables else load_tvm().tirx.const(self.factors[0] / self.divisor, "float32")
+        return self.rounded(total.astype("float32") * factor)
+
+    def rounded(self, value: Any) -> Any:
+        """Give the integer of the output for a number in its units."""
+        tirx = load_tvm().tirx
+        low, high = float(self.low - self.zero_point), float(self.high - self.zero_point)
+        value = tirx.max(tirx.min(value, tirx.const(high, "float32")), tirx.const(low, "float32"))
+        # What is added is taken away as an integer: taken away as a float, TVM would leave out both.
+        whole = (value + tirx.const(float(_ROUNDING), "float32")).astype("int32")
+        return (whole - (_ROUNDING - self.zero_point)).astype(self.dtype)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release(Requantization):
+    """How sums leave integer arithmetic: as they are if `dtype` is "int32", as floats, times a factor, if it is "float32".
+
+    Operators take it in place of a Requantization. `bounds` clip the floats.
+    """
+
+    bounds: tuple[float | None, float | None] = (None, None)
+
+    def apply(self, total: Any, tables: Sequence[Any] = (), channel: Any = 0) -> Any:  # TVM has no types
+        """Give the expression of an output for a sum."""
+        if self.dtype == "int32":
+            return total.astype("int32")
+        tirx = load_tvm().tirx
+        factor = tables[0][channel] if tables else tirx.const(self.factors[0] / self.divisor, "float32")
+        value = total.astype("float32") * factor
+        low, high = self.bounds
+        value = value if low is None else tirx.max(value, tirx.const(low, "float32"))
+        return value if high is None else tirx.min(value, tirx.const(high, "float32"))
+
+
+def _te() -> Any:
+    from tvm import te  # noqa: PLC0415
+
+    return te
+
+
+def quantize(x: Any, *, scale: float, requantization: Rounding) -> Any:
+    """Make integers of floats: x / scale, rounded with ties to even, plus the zero point, clipped."""
+    divisor = load_tvm().tirx.const(scale, "float32")
+    return _te().compute(_shape(x), lambda *place: requantization.rounded(x[place] / divisor), name="quantize")
+
+
+def _shape(tensor: Any) -> tuple[int, ...]:
+    return tuple(shape_and_dtype(tensor)[0])
+
+
+def _centred(value: Any, zero_point: int) -> Any:
+    value = value.astype("int32")
+    return value - zero_point if zero_point else value
+
+
+def _reader(tensor: Any) -> Callable[[Sequence[Any]], Any]:
+    """Read a tensor at a place of what it is broadcast to."""
+    shape = _shape(tensor)
+
+    def read(place: Sequence[Any]) -> Any:
+        own = place[len(place) - len(shape) :]
+        return tensor[tuple(0 if extent == 1 else index for index, extent in zip(own, shape, strict=True))]
+
+    return read
+
+
+def add(
+    left: Any, right: Any, *, factors: tuple[float, float], zero_points: tuple[int, int], requantization: Requantization
+) -> Any:
+    """Add two tensors of integers, each times its factor, in single precision; the requantization's own factor is 1."""
+    shapes = [_shape(item) for item in (left, right)]
+    rank = max(map(len, shapes))
+    padded = [(1,) * (rank - len(shape)) + shape for shape in shapes]
+    readers = [_reader(item) for item in (left, right)]
+    tirx = load_tvm().tirx
+
+    def compute(*place: Any) -> Any:
+        terms = [
+            _centred(read(place), zero_point).astype("float32") * tirx.const(factor, "float32")
+            for read, zero_point, factor in zip(readers, zero_points, factors, strict=True)
+        ]
+        return requantization.apply(terms[0] + terms[1])
+
+    return _te().compute(tuple(max(extents) for extents in zip(*padded, strict=True)), compute, name="add")
+
+
+def average_pool2d(
+    x: Any,
+    *,
+    size: tuple[int, int],
+    window: Window,
+    zero_point: int,
+    counts_padding: bool,
+    requantization: Requantization,
+) -> Any:
+    """Give the mean of what a window, which is not dilated, shows of each channel of an image NHWC, requantized in floats.
+
+    What lies outside of the image counts as 0 if it `counts_padding`, and not at all otherwise.
+    """
+    te, tirx = _te(), load_tvm().tirx
+    batch, height, width, channels = _shape(x)
+    padded = is_padded(window, (height, width), size)
+    ky, kx = te.reduce_axis((0, size[0]), "ky"), te.reduce_axis((0, size[1]), "kx")
+
+    def corner(y: Any, column: Any) -> tuple[Any, Any]:
+        return y * window.strides[0] - window.padding[0], column * window.strides[1] - window.padding[1]
+
+    def value(n: Any, y: Any, column: Any, channel: Any) -> Any:
+        top, left = corner(y, column)
+        row, place = top + ky, left + kx
+        found = _centred(x[n, row, place, channel], zero_point)
+        if not padded:
+            return found
+        inside = tirx.all(row >= 0, row < height, place >= 0, place < width)
+        return tirx.if_then_else(inside, found, tirx.const(0, "int32"))
+
+    def factor(y: Any, column: Any) -> Any:
+        whole = tirx.const(requantization.factors[0], "float32")
+        top, left = corner(y, column)
+        rows = tirx.min(top + size[0], height) - tirx.max(top, 0)
+        columns = tirx.min(left + size[1], width) - tirx.max(left, 0)
+        return whole / (rows * columns).astype("float32")
+
+    shape = (batch, *window.output((height, width), size), channels)
+    total = te.compute(shape, lambda *place: te.sum(value(*place), axis=[ky, kx]), name="total")
+    if padded and not counts_padding:
+        return te.compute(
+            shape, lambda n, y, column, channel: requantization.apply(total[n, y, column, channel], ({0: factor(y, column)},)),
+            name="average_pool2d",
+        )  # fmt: skip
+    averaged = replace(requantization, divisor=size[0] * size[1])
+    return te.compute(shape, lambda *place: averaged.apply(total[place]), name="average_pool2d")
