@@ -163,7 +163,7 @@ install_tools
 python_version=$(python3 --version)
 sources=$(find mlf samples schemas pyproject.toml README.md LICENSE -type f -not -path '*/__pycache__/*' | sort)
 
-once venv "$python_version $(digest pyproject.toml)" 'make the test environments' make_test_envs
+once venv "$python_version $(digest pyproject.toml tests/run.sh)" 'make the test environments' make_test_envs
 for release in 0.25 0.26; do
     once "tvm-$release" "$python_version $(digest pyproject.toml)" "make the environment of TVM $release" "make_tvm_release $release"
 done
