@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -15,23 +15,30 @@ if TYPE_CHECKING:
 
 _DOMAINS = ("", "ai.onnx")
 # Weights stay integers, chance stays chance, and a folded sequence would be no tensor.
-_KEPT = frozenset({"DequantizeLinear", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli", "SequenceConstruct", "SequenceEmpty", "Optional", "Loop", "Scan"})  # fmt: skip
+_WEIGHTS = "DequantizeLinear"
+_KEPT = frozenset({_WEIGHTS, "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli", "SequenceConstruct", "SequenceEmpty", "Optional", "Loop", "Scan"})  # fmt: skip
 _MOST_BYTES = 1 << 20  # that a node may make of fewer: a filled tensor is better computed than stored
+_MOST_GROWTH = 4  # of weights: bytes become float32
 _DROPOUT_INPUTS = 2  # the third, if there is one, says whether the model is in training
 _MOST_ROUNDS = 20  # each finds the shapes that the constants of the round before give
 
 
-def fold_constants(proto: Any) -> Any:
-    """Give a model in which constant nodes are initializers, and nothing is left that no output needs."""
+def fold_constants(proto: Any, *, infer: Callable[[Any], Any] | None = None, are_weights_folded: bool = False) -> Any:
+    """Give a model in which constant nodes are initializers, and nothing is left that no output needs.
+
+    `infer` gives a model with the shapes that can be told, by default onnx does. Weights that a QDQ model holds as integers
+    become floats only if `are_weights_folded`.
+    """
     import onnx  # noqa: PLC0415  # optional
 
+    infer = infer or _inferred
     folded = onnx.ModelProto()
     folded.CopyFrom(proto)
     _drop_constant_inputs(folded)
     _drop_dropouts(folded.graph)
     for _ in range(_MOST_ROUNDS):
-        inferred = _inferred(folded)
-        if not _fold_once(inferred):
+        inferred = infer(folded)
+        if not _fold_once(inferred, kept_types=_KEPT - {_WEIGHTS} if are_weights_folded else _KEPT):
             folded = inferred
             break
         folded = inferred
@@ -64,7 +71,7 @@ def _drop_dropouts(graph: Any) -> None:
             del node.input[1:], node.output[1:], node.attribute[:]
 
 
-def _fold_once(proto: Any) -> bool:
+def _fold_once(proto: Any, *, kept_types: frozenset[str]) -> bool:
     """Turn the nodes that can be computed now into initializers; tells whether there was one."""
     from onnx import numpy_helper  # noqa: PLC0415
 
@@ -73,7 +80,7 @@ def _fold_once(proto: Any) -> bool:
     shapes = dict(_shapes(graph))
     kept = []
     for node in graph.node:
-        results = _computed(proto, node, known, shapes)
+        results = _computed(proto, node, known, shapes) if node.op_type not in kept_types else None
         if results is None:
             kept.append(node)
             continue
@@ -82,15 +89,20 @@ def _fold_once(proto: Any) -> bool:
             graph.initializer.append(numpy_helper.from_array(array, name))
     is_changed = len(kept) < len(graph.node)
     if is_changed:
-        copies = [_copied(node) for node in kept]
-        del graph.node[:]
-        graph.node.extend(copies)
+        keep(graph.node, kept)
     return is_changed
 
 
-def _copied(node: Any) -> Any:
-    copy = type(node)()
-    copy.CopyFrom(node)
+def keep(field: Any, items: Sequence[Any]) -> None:
+    """Let a repeated field hold these of its items only."""
+    copies = [_copied(item) for item in items]
+    del field[:]
+    field.extend(copies)
+
+
+def _copied(item: Any) -> Any:
+    copy = type(item)()
+    copy.CopyFrom(item)
     return copy
 
 
@@ -108,7 +120,7 @@ def _computed(
     shapes: Mapping[str, tuple[int, ...]],
 ) -> list[Array] | None:
     """Compute a node from what is known; None if that is not enough, or if it is better left as it is."""
-    if node.domain not in _DOMAINS or node.op_type in _KEPT:
+    if node.domain not in _DOMAINS:
         return None
     if node.op_type in ("Shape", "Size") and node.input[0] in shapes:
         return [_shape_of(node, shapes[node.input[0]])]
@@ -121,7 +133,7 @@ def _computed(
         return None
     given = sum(known[name].nbytes for name in node.input if name)
     made = sum(item.nbytes for item in results)
-    return results if node.op_type == "Constant" or made <= max(given, _MOST_BYTES) else None
+    return results if node.op_type == "Constant" or made <= max(_MOST_GROWTH * given, _MOST_BYTES) else None
 
 
 def _shape_of(node: Any, shape: tuple[int, ...]) -> Array:
@@ -153,17 +165,13 @@ def _drop_unused(proto: Any) -> None:
     """Drop nodes and initializers that no output needs."""
     graph = proto.graph
     needed = {item.name for item in graph.output}
-    kept = []
+    nodes = []
     for node in reversed(graph.node):
         if needed.intersection(node.output):
-            kept.append(_copied(node))
+            nodes.append(node)
             needed.update(_read(node))
-    initializers = [item for item in graph.initializer if item.name in needed]
-    kept_initializers = [_copied(item) for item in initializers]
-    del graph.node[:]
-    graph.node.extend(reversed(kept))
-    del graph.initializer[:]
-    graph.initializer.extend(kept_initializers)
+    keep(graph.node, nodes[::-1])
+    keep(graph.initializer, [item for item in graph.initializer if item.name in needed])
 
 
 def _read(node: Any) -> Iterator[str]:

@@ -36,6 +36,10 @@ class _Seen:
     def text(self, name: str) -> str:
         return self.attributes[name].s.decode("utf-8", "replace") if name in self.attributes else ""
 
+    def rank(self, place: int) -> int | None:
+        found = self.types.get(self.inputs[place])
+        return None if found is None else len(found.shape.dim)
+
     def is_signed(self) -> bool:
         from onnx import TensorProto  # noqa: PLC0415
 
@@ -53,6 +57,7 @@ class _Seen:
 
 # Operator (empty: any), what makes emx compile it wrongly, and how.
 _FAULTS: tuple[tuple[str, Callable[[_Seen], bool], str], ...] = (
+    ("ArrayFeatureExtractor", lambda seen: seen.rank(0) == 1, "it takes rows of what has none"),
     ("Adam", lambda seen: len(seen.inputs) > _ONE_TENSOR, "it mixes up the parts of several tensors"),
     ("Attention", lambda seen: any(seen.inputs[_LENGTHS:]) and seen.is_set("is_causal"), "its mask ignores the number of valid keys"),
     ("BitShift", lambda seen: seen.is_signed(), "C does not define shifts of signed numbers"),

@@ -9,9 +9,9 @@ from mlf import csource
 from mlf.errors import UnsupportedError
 from mlf.frontends.emx.dialect import in_dialect, refuse_faults, rename_values
 from mlf.frontends.emx.emission import place
-from mlf.frontends.emx.folding import folded, keep
 from mlf.frontends.emx.recurrent import with_forward_layers
 from mlf.frontends.emx.shapes import infer_shapes
+from mlf.frontends.onnx_folding import fold_constants, keep
 from mlf.frontends.onnx_model import load_onnx
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def prepare(path: Path, *, where: str) -> Prepared:
         _check_node(node, where=where)
     _simplify(graph, where=where)
     keep(graph.node, with_forward_layers(infer_shapes(model).graph, where=where))
-    model = folded(model)
+    model = fold_constants(model, infer=infer_shapes, are_weights_folded=True)
     _check_counts(model.graph, where=where)
     _check_types(model.graph, where=where)
     inputs = tuple(_tensor_type(item, "input", where=where) for item in model.graph.input)
