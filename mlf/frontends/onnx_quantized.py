@@ -126,10 +126,10 @@ class _Builder:
         return self.dequantize(bias, scale, zero_point, axis=0)
 
 
-def _attributes(node: Any, *without: str) -> dict[str, Any]:
+def _attributes(node: Any) -> dict[str, Any]:
     from onnx import helper  # noqa: PLC0415
 
-    return {item.name: helper.get_attribute_value(item) for item in node.attribute if item.name not in without}
+    return {item.name: helper.get_attribute_value(item) for item in node.attribute}
 
 
 def _input(node: Any, place: int) -> str:

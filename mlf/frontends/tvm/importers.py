@@ -97,7 +97,9 @@ def _import_onnx(path: Path, rounding: str) -> ImportedModel:
     module = module[0] if isinstance(module, tuple) else module
     imported = _with_tensors(module, model.inputs, model.outputs, path.name)
     _refuse_other_types(imported, model.proto.graph.output, path.name)
-    return replace(_made_integer(imported, rounding), notes=model.notes)
+    with translated(path.name):
+        imported = _made_integer(imported, rounding)
+    return replace(imported, notes=model.notes)
 
 
 def _refuse_other_types(imported: ImportedModel, outputs: Sequence[Any], where: str) -> None:
@@ -112,10 +114,21 @@ def _refuse_other_types(imported: ImportedModel, outputs: Sequence[Any], where: 
 
 
 def _made_integer(imported: ImportedModel, rounding: str) -> ImportedModel:
-    """Turn what a QDQ model computes in floats back into integers."""
+    """Turn what a QDQ model computes in floats back into integers; other models stay as they are."""
     from mlf.frontends.tvm.qdq import make_integer  # noqa: PLC0415
 
+    if not _has_bytes(imported.module["main"]):
+        return imported
     return make_integer(imported, rounding=rounding)
+
+
+def _has_bytes(function: Any) -> bool:
+    """Tell whether a function computes with 8-bit integers anywhere."""
+    bindings = [binding for block in function.body.blocks for binding in block.bindings]
+    nodes = [*function.params, *(node for item in bindings for node in (item.var, *getattr(item.value, "args", ())))]
+    types = [type_of(node) for node in nodes if hasattr(node, "ty") or hasattr(node, "struct_info")]
+    dtypes = [getattr(item, "dtype", "") for item in types if item is not None]
+    return any(str(getattr(item, "dtype", item)).endswith("int8") for item in dtypes)
 
 
 # TensorFlow Lite.

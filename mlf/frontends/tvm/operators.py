@@ -38,6 +38,7 @@ _SUFFIX = re.compile(r"\b(\w+?)((?:_intermediate|_ptr|_local)+)(_\d+)?\b")  # wh
 _NAMELESS = re.compile(r"_ptr((?:_\d+)?)")  # what buffers without a name are called
 _NUMBER = re.compile(r"(?<![\w.])(?P<digits>\d\.\d{6}e[+-]\d+)(?P<suffix>f?)(?![\w.])")
 _SCRIPT_NUMBER = re.compile(r"T\.(?P<dtype>float32|float64)\(\"?(?P<value>[^()\"]+)\"?\)")
+_DEFINITION = re.compile(r"^ *def (\w+)\((.*?)(?=^ *def |\Z)", re.MULTILINE | re.DOTALL)
 _STACK_BYTES = 32  # of an array that may stay on the stack; larger ones are planned with all other memory
 _SIZES = {"float": 4, "double": 8, "bool": 1, "int8_t": 1, "uint8_t": 1, "int16_t": 2, "uint16_t": 2, "int32_t": 4, "uint32_t": 4, "int64_t": 8, "uint64_t": 8}  # fmt: skip
 
@@ -60,10 +61,10 @@ def operator_source(functions: Any, output_counts: Mapping[str, int], *, where: 
     Raises UnsupportedError for an operator that needs more than C99 has.
     """
     script, text = source_of(functions, _passes)
-    numbers = _exact_numbers(script)
+    numbers = {name: _exact_numbers(part) for name, part in _DEFINITION.findall(script)}
     definitions, prototypes, temporaries = [], {}, {}
     for found in sorted(_HEAD.finditer(text), key=lambda item: item["name"]):
-        writer = _Operator(found, output_counts[found["name"]], numbers, where)
+        writer = _Operator(found, output_counts[found["name"]], numbers.get(found["name"], {}), where)
         definitions.append(f"{codegen.wrapped(writer.head + ' {', 0)}\n{writer.body}}}\n")
         prototypes[found["name"]] = f"{writer.head};"
         temporaries[found["name"]] = tuple(writer.sizes)
@@ -213,9 +214,9 @@ def _with_first_values(body: str) -> str:
 
 
 def _exact_numbers(script: str) -> dict[tuple[str, str], str]:
-    """Find all digits of the numbers that TVM prints with seven: its script has them.
+    """Find all digits of the numbers that TVM prints with seven: its script of an operator has them.
 
-    Two numbers of a module that print alike are rare; then the digits stay as they are, which are right to 1e-6.
+    Two numbers of an operator that print alike are rare; then the digits stay as they are, which are right to 1e-6.
     """
     found: dict[tuple[str, str], set[float]] = {}
     for item in _SCRIPT_NUMBER.finditer(script):

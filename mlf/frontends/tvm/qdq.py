@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from mlf.frontends.tvm import fixedpoint, qdq_kernels, quantized
-from mlf.frontends.tvm.qdq_kernels import Release, Rounding
+from mlf.frontends.tvm.qdq_kernels import Release
 from mlf.frontends.tvm.qdq_operators import BINARY, CLIPS, HANDLERS, UNARY, foreign_operator
 from mlf.frontends.tvm.qdq_values import (
     Clipped,
@@ -30,7 +30,7 @@ from mlf.frontends.tvm.qdq_values import (
     Target,
     last_shape,
 )  # fmt: skip
-from mlf.frontends.tvm.quantized import OPAQUE
+from mlf.frontends.tvm.quantized import OPAQUE, Requantization
 from mlf.frontends.tvm.releases import constant_array, is_constant, load_tvm, name_of, shape_and_dtype, type_of
 from mlf.metadata import Quantization
 
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 _BYTES = ("int8", "uint8")
 _QUANTIZING = ("relax.quantize", "relax.dequantize")
 _COARSEST_BIAS = 1 / 16  # of a unit of the output, that a bias may be off by half of
-_LARGEST_INPUT = 255  # a difference of two 8-bit integers
 
 
 def make_integer(imported: ImportedModel, *, rounding: str) -> ImportedModel:
@@ -360,8 +359,8 @@ class Rewriter:
         function = partial(quantized.clip, low=low, high=high)
         return self.map(source, function, name=f"clip_{source.dtype}", dtype=source.dtype)
 
-    def _requantization(self, target: Target, factors: Array) -> Rounding:
-        return Rounding(
+    def _requantization(self, target: Target, factors: Array) -> Requantization:
+        return Requantization(
             factors=tuple(float(factor) for factor in factors), zero_point=target.zero_point, low=target.low, high=target.high,
             dtype=target.dtype, arithmetic="twice" if self.is_fixed else "float",
         )  # fmt: skip

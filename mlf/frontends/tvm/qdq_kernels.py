@@ -14,30 +14,6 @@ if TYPE_CHECKING:
     from mlf.frontends.tvm.quantized import Window
 
 
-_ROUNDING = 12582912  # 1.5 * 2**23: a float that is added to it has no fraction left
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rounding(Requantization):
-    """A Requantization whose "float" arithmetic rounds ties to even in a way that TVM does not simplify to a truncation."""
-
-    def apply(self, total: Any, tables: Sequence[Any] = (), channel: Any = 0) -> Any:  # TVM has no types
-        """Give the expression of an output for a sum."""
-        if self.arithmetic != "float":
-            return Requantization.apply(self, total, tables, channel)
-        factor = tables[0][channel] if tables else load_tvm().tirx.const(self.factors[0] / self.divisor, "float32")
-        return self.rounded(total.astype("float32") * factor)
-
-    def rounded(self, value: Any) -> Any:
-        """Give the integer of the output for a number in its units."""
-        tirx = load_tvm().tirx
-        low, high = float(self.low - self.zero_point), float(self.high - self.zero_point)
-        value = tirx.max(tirx.min(value, tirx.const(high, "float32")), tirx.const(low, "float32"))
-        # What is added is taken away as an integer: taken away as a float, TVM would leave out both.
-        whole = (value + tirx.const(float(_ROUNDING), "float32")).astype("int32")
-        return (whole - (_ROUNDING - self.zero_point)).astype(self.dtype)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release(Requantization):
     """How sums leave integer arithmetic: as they are if `dtype` is "int32", as floats, times a factor, if it is "float32".
@@ -65,7 +41,7 @@ def _te() -> Any:
     return te
 
 
-def quantize(x: Any, *, scale: float, requantization: Rounding) -> Any:
+def quantize(x: Any, *, scale: float, requantization: Requantization) -> Any:
     """Make integers of floats: x / scale, rounded with ties to even, plus the zero point, clipped."""
     divisor = load_tvm().tirx.const(scale, "float32")
     return _te().compute(_shape(x), lambda *place: requantization.rounded(x[place] / divisor), name="quantize")
@@ -111,6 +87,16 @@ def add(
     return _te().compute(tuple(max(extents) for extents in zip(*padded, strict=True)), compute, name="add")
 
 
+def _share(corner: tuple[Any, Any], image: tuple[int, int], size: tuple[int, int], factor: float) -> Any:
+    """Divide a factor by how many taps of a window are inside of an image, whose first tap is at `corner`."""
+    tirx = load_tvm().tirx
+    counts = [
+        tirx.min(first + taps, extent) - tirx.max(first, 0)
+        for first, taps, extent in zip(corner, size, image, strict=True)
+    ]
+    return tirx.const(factor, "float32") / (counts[0] * counts[1]).astype("float32")
+
+
 def average_pool2d(
     x: Any,
     *,
@@ -141,18 +127,11 @@ def average_pool2d(
         inside = tirx.all(row >= 0, row < height, place >= 0, place < width)
         return tirx.if_then_else(inside, found, tirx.const(0, "int32"))
 
-    def factor(y: Any, column: Any) -> Any:
-        whole = tirx.const(requantization.factors[0], "float32")
-        top, left = corner(y, column)
-        rows = tirx.min(top + size[0], height) - tirx.max(top, 0)
-        columns = tirx.min(left + size[1], width) - tirx.max(left, 0)
-        return whole / (rows * columns).astype("float32")
-
     shape = (batch, *window.output((height, width), size), channels)
     total = te.compute(shape, lambda *place: te.sum(value(*place), axis=[ky, kx]), name="total")
     if padded and not counts_padding:
         return te.compute(
-            shape, lambda n, y, column, channel: requantization.apply(total[n, y, column, channel], ({0: factor(y, column)},)),
+            shape, lambda n, y, column, channel: requantization.apply(total[n, y, column, channel], ({0: _share(corner(y, column), (height, width), size, requantization.factors[0])},)),
             name="average_pool2d",
         )  # fmt: skip
     averaged = replace(requantization, divisor=size[0] * size[1])

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mlf.frontends.tvm.quantized import Requantization, Window
 
 _MOST = (1 << 31) - 1  # that a sum of 32 bits can be
+_LARGEST_INPUT = 255  # a difference of two 8-bit integers
 
 
 def _unpadded(operand: Operand, window: Window) -> tuple[Operand, Window]:
@@ -115,7 +116,7 @@ def conv(rewriter: Rewriter, variable: Any, call: Any, arguments: Sequence[Any])
 def _largest(array: Array, zero_point: int) -> int:
     """Give what no sum of products with 8-bit integers exceeds; `array` has the output channels first."""
     magnitudes = np.abs(array.astype("int64") - zero_point).reshape(array.shape[0], -1).sum(axis=1)
-    return int(magnitudes.max(initial=0)) * 255
+    return int(magnitudes.max(initial=0)) * _LARGEST_INPUT
 
 
 def conv_transpose(rewriter: Rewriter, variable: Any, call: Any, arguments: Sequence[Any]) -> Sum | None:

@@ -24,7 +24,7 @@ _MOST_CHANNELS_AT_ONCE = 4  # sums in registers: with pointers to their weights 
 _MOST_UNROLLED_TAPS = 25  # of a depthwise window, 5 x 5: larger ones are loops
 SUM_BITS = 12  # before the binary point of a sum of exponentials: a row has at most 4096 entries that count
 _RECIPROCAL_STEPS = 3  # of Newton's method, for 31 bits
-_ROUNDING_FLOAT = 12582912.0  # 1.5 * 2**23: a float that is added to it has no fraction left
+_ROUNDING = 12582912  # 1.5 * 2**23: a float that it is added to has no fraction left
 _ELEMENTWISE_SHIFTS = {"int8": 20, "uint8": 20, "int16": 15}  # that sums of two tensors gain before they are scaled
 
 
@@ -105,7 +105,7 @@ class Requantization:
         """Give the expression of an output for a sum; `tables` are the tensors of `tables()`, `channel` a place in them."""
         if self.arithmetic == "float":
             factor = tables[0][channel] if tables else _const(self.factors[0] / self.divisor, "float32")
-            return self._apply_float(total, factor)
+            return self.rounded(_cast(total, "float32") * factor)
         multipliers, shifts = self.fixed()
         tables = list(tables)
         multiplier = _cast(tables.pop(0)[channel], "int64") if tables else _const(multipliers[0], "int64")
@@ -121,9 +121,9 @@ class Requantization:
         bounded = tirx.max(tirx.min(value, _const(self.high, "int32")), _const(self.low, "int32"))
         return _cast(bounded, self.dtype)
 
-    def _apply_float(self, total: Any, factor: Any) -> Any:
+    def rounded(self, value: Any) -> Any:
+        """Give the integer of the output for a float in its units, ties to even."""
         tirx = _tirx()
-        value = _cast(total, "float32") * factor
         low, high = float(self.low - self.zero_point), float(self.high - self.zero_point)
         value = tirx.max(tirx.min(value, _const(high, "float32")), _const(low, "float32"))
         return _cast(round_to_even(value) + self.zero_point, self.dtype)
@@ -227,8 +227,8 @@ def _shifted_signed(value: Any, places: Sequence[int], table: Any) -> Any:
 
 def round_to_even(value: Any) -> Any:
     """Round a float below 2**22 to an integer of 32 bits, ties to even, without the C library."""
-    magic = _const(_ROUNDING_FLOAT, "float32")
-    return _cast((value + magic) - magic, "int32")
+    # Taken away as an integer: as floats, TVM would leave out what is added and taken away again.
+    return _cast(value + _const(float(_ROUNDING), "float32"), "int32") - _ROUNDING
 
 
 def round_half_away(value: Any) -> Any:
