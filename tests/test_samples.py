@@ -84,7 +84,18 @@ def compiled(request: pytest.FixtureRequest, samples: dict[str, Sample], tmp_pat
     for path in ("src/default_lib0.c", "src/default_lib1.c", "include/tvmgen_default.h"):
         (folder / Path(path).name).write_text(member(name, f"./codegen/host/{path}"))
     (folder / "runtime.c").write_text(RUNTIME)
-    command = ["gcc", "-std=gnu11", "-O2", "-shared", "-fPIC", f"-I{ROOT}/mlf/runtime/include", "-I.", "-o", "model.so"]
+    command = [
+        "gcc",
+        "-std=gnu11",
+        "-O2",
+        "-shared",
+        "-fPIC",
+        "-Wl,-Bsymbolic",
+        f"-I{ROOT}/mlf/runtime/include",
+        "-I.",
+        "-o",
+        "model.so",
+    ]
     sources = ["default_lib0.c", "default_lib1.c", "runtime.c", "-lm"]
     subprocess.run([*command, *sources], cwd=folder, check=True, capture_output=True)
     metadata = json.loads(member(name, "./metadata.json"))
