@@ -171,3 +171,16 @@ def test_a_folded_model_computes_the_same() -> None:
     array = {"x": numbers(2, 3)}
     right, got = (ReferenceEvaluator(item).run(None, array)[0] for item in (model, folded))
     np.testing.assert_array_equal(got, right)
+
+
+def test_nothing_is_said_of_values_that_are_gone() -> None:
+    nodes = [
+        node("Shape", "x", "s"), node("Slice", "s end end", "none"), node("Concat", "none minus", "to", axis=0),
+        node("Reshape", "x to", "r"), node("Relu", "r", "y"),
+    ]  # fmt: skip
+    model = onnx_model(
+        nodes, [value("x", [2, 3])], [value("y", [6])], end=np.array([2]), minus=np.array([-1], np.int64)
+    )
+    folded = fold_constants(model)
+    assert operators(folded) == ["Reshape", "Relu"]
+    assert [item.name for item in folded.graph.value_info] == ["r"]

@@ -162,7 +162,7 @@ def _evaluated(proto: Any, node: Any, inputs: Mapping[str, Array]) -> list[Array
 
 
 def _drop_unused(proto: Any) -> None:
-    """Drop nodes and initializers that no output needs."""
+    """Drop nodes and initializers that no output needs, and what is said of their values."""
     graph = proto.graph
     needed = {item.name for item in graph.output}
     nodes = []
@@ -171,6 +171,8 @@ def _drop_unused(proto: Any) -> None:
             nodes.append(node)
             needed.update(_read(node))
     keep(graph.node, nodes[::-1])
+    made = {name for node in nodes for name in node.output}
+    keep(graph.value_info, [item for item in graph.value_info if item.name in made])
     keep(graph.initializer, [item for item in graph.initializer if item.name in needed])
 
 
