@@ -30,7 +30,6 @@ from mlf.frontends.scan import describe_folder
 from mlf.frontends.table import listed
 from mlf.frontends.tvm_folder import find_tvm_folder, stage
 from mlf.metadata import LATEST_VERSION, GoldenTest, golden_document, identity_of, parse_metadata
-from mlf.modelcode import ModelCode, model_code
 from mlf.naming import check_model_name, mangle, suggest_model_name, unique_c_names
 from mlf.pack import member_of_bytes
 from mlf.reading import read_contents
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from mlf.frontends.compiled import CompiledModel
     from mlf.linker import Progress
     from mlf.metadata import ModuleMetadata, Tensor
+    from mlf.modelcode import ModelCode
     from mlf.pack import PackedMember
     from mlf.reference import BirthCheck
 
@@ -191,6 +191,8 @@ def _golden_of(birth: BirthCheck, folder: Path) -> tuple[GoldenFiles, ...]:
 
 
 def _draft_compiled(compiled: CompiledModel, name: str, label: str, folder: Path, *, is_packed: bool) -> ArchiveDraft:
+    from mlf.modelcode import model_code  # noqa: PLC0415  # numpy
+
     compiled = _with_c_names(compiled)
     code = model_code(compiled, name=name, is_packed=is_packed)
     sources = {"main.c": code.main, "operators.c": code.operators}

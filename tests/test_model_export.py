@@ -328,3 +328,20 @@ def test_what_the_archive_holds_is_what_the_check_saw(archive: Path, model: Path
 
 
 X3 = np.array([-2, 0.5, 3], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"front_end": "gcc"}, "--from is `gcc`, expected one of auto, tvm, emx"),
+        ({"rounding": "up"}, "--rounding is `up`, expected one of auto, tflite, float"),
+        ({"front_end": "emx", "rounding": "tflite"}, "emx knows no --rounding, --opt or --schedule"),
+        ({"front_end": "emx", "level": 0}, "emx knows no --rounding, --opt or --schedule"),
+        ({"front_end": "emx", "is_scheduled": False}, "emx knows no --rounding, --opt or --schedule"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        mlf.export(ROOT / "samples" / "glyph.onnx", output=tmp_path / "m.tar", model=mlf.ModelOptions(**options))
+    assert refused.value.message == message
+    assert list(tmp_path.iterdir()) == []

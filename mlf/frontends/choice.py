@@ -51,13 +51,26 @@ def compile_model(path: Path, *, name: str, options: ModelOptions) -> CompiledMo
 
     Raises what the front end raises; where `auto` has tried both, the error tells what each of them said.
     """
-    if options.front_end == "emx" and path.suffix != ".onnx":
-        raise UsageError(f"emx reads .onnx, not {path.suffix}", hint="--from tvm")
+    _check_options(path, options)
     if options.front_end != "auto":
         return _compiled(options.front_end, path, name, options)
     if path.suffix != ".onnx":
         return _compiled("tvm", path, name, options)
     return _first(path, name, options)
+
+
+def _check_options(path: Path, options: ModelOptions) -> None:
+    """Refuse words that mean nothing, and what the chosen front end would ignore."""
+    for word, value, known in (("--from", options.front_end, FRONT_ENDS), ("--rounding", options.rounding, ROUNDINGS)):
+        if value not in known:
+            raise UsageError(f"{word} is `{value}`, expected one of {', '.join(known)}")
+    if options.front_end != "emx":
+        return
+    if path.suffix != ".onnx":
+        raise UsageError(f"emx reads .onnx, not {path.suffix}", hint="--from tvm")
+    plain = ModelOptions()
+    if (options.rounding, options.level, options.is_scheduled) != (plain.rounding, plain.level, plain.is_scheduled):
+        raise UsageError("emx knows no --rounding, --opt or --schedule", hint="leave them out, or --from tvm")
 
 
 def _compiled(front_end: str, path: Path, name: str, options: ModelOptions) -> CompiledModel:

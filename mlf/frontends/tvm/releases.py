@@ -133,18 +133,13 @@ def _on_cpu(body: Any) -> Any:
 def source_of(functions: Any, passes: Callable[[ModuleType], Sequence[Any]]) -> tuple[str, str]:
     """Lower functions of TIR by `passes` and write them as C; gives TVM's script of what was written, and the C."""
     tvm = load_tvm()
+    from tvm.tirx.build import codegen_build  # noqa: PLC0415
+
     target = tvm.target.Target("c")
     module = tvm.tirx.transform.BindTarget(target.with_host(target))(functions)
     with target:
         module = tvm.transform.Sequential(list(passes(tvm)))(module)
-    return str(module.script()), str(_codegen_build(tvm)(module, target).inspect_source())
-
-
-def _codegen_build(tvm: ModuleType) -> Callable[[Any, Any], Any]:
-    from tvm.tirx.build import codegen_build  # noqa: PLC0415
-
-    del tvm
-    return codegen_build  # type: ignore[no-any-return]
+    return str(module.script()), str(codegen_build(module, target).inspect_source())
 
 
 def simplify_pass(tvm: ModuleType) -> Any:

@@ -52,13 +52,12 @@ class FileOperator:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileModel:
-    """The main subgraph of a file, and how many others there are."""
+    """The main subgraph of a file."""
 
     tensors: tuple[FileTensor, ...]
     operators: tuple[FileOperator, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    other_subgraphs: int
 
 
 def read_model(data: bytes, *, where: str) -> FileModel:
@@ -105,9 +104,7 @@ class _Reader:
         for place in (*inputs, *outputs, *(place for item in operators for place in (*item.inputs, *item.outputs))):
             if not -1 <= place < len(tensors):
                 raise ValueError
-        return FileModel(
-            tensors=tensors, operators=operators, inputs=inputs, outputs=outputs, other_subgraphs=self.root.SubgraphsLength() - 1
-        )  # fmt: skip
+        return FileModel(tensors=tensors, operators=operators, inputs=inputs, outputs=outputs)
 
     def _tensor(self, index: int, item: Any) -> FileTensor:
         type_name = self.types.get(item.Type(), str(item.Type()))
