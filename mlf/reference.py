@@ -24,12 +24,12 @@ from mlf.errors import ModelRunError, TensorError, ToolError
 from mlf.files import scratch_folder
 from mlf.linker import LinkRequest, link, plan_link
 from mlf.naming import suggest_model_name
-from mlf.runner import DEFAULT_TIMEOUT_S, check_inputs, open_library
+from mlf.runner import DEFAULT_TIMEOUT_S, check_inputs, host_arguments, link_host_library, open_library
 from mlf.silence import silenced
 from mlf.toolchain import compiler_for, own_words, run, signal_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -418,7 +418,7 @@ def _named(arrays: Arrays, tensors: Sequence[Tensor], *, where: str) -> Arrays:
 def _run_each(
     model: RunnableModel, inputs: Sequence[Arrays], compiler: Compiler, folder: Path, timeout_s: float
 ) -> list[Arrays]:
-    interface, library_name = model.interface, "model.so"
+    interface = model.interface
     folders = [folder / str(number) for number in range(len(inputs))]
     for place, arrays in zip(folders, inputs, strict=True):
         place.mkdir()
@@ -426,24 +426,13 @@ def _run_each(
             (place / f"input.{index}").write_bytes(payload)
         for index, pool in enumerate(interface.external_pools):
             (place / f"pool.{index}").write_bytes(pool.data)
-    wanted = f"-Wl,-u,{interface.run_symbol}"
-    compiler.link([wanted, model.library.name], library_name, cwd=folder, extra=("-shared", *compiler.libraries()))
-    sizes = [
-        _listed(tensor.size_bytes for tensor in interface.inputs),
-        _listed(tensor.size_bytes for tensor in interface.outputs),
-        _listed(pool.size_bytes for pool in interface.external_pools),
-        _listed(f"{place.pool}:{place.offset_bytes}" for place in interface.io_places),
-    ]
+    library_name = link_host_library(interface, model.library.name, compiler, folder)
     argv = [
         sys.executable, "-I", "-S", "-c", _RUN_EACH, str(Path(hostrun.__file__).resolve()), ",".join(item.name for item in folders),
-        f"../{library_name}", interface.run_symbol, *sizes, str(len(interface.devices)),
+        f"../{library_name}", *host_arguments(interface),
     ]  # fmt: skip
     _run_apart(argv, interface.name, folder, timeout_s)
     return [_outputs(interface.outputs, place) for place in folders]
-
-
-def _listed(items: Iterable[object]) -> str:
-    return ",".join(map(str, items)) or "-"
 
 
 def _run_apart(argv: Sequence[str], name: str, folder: Path, timeout_s: float) -> None:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 DEFAULT_TIMEOUT_S = 600.0  # an emulated core runs some hundred million instructions a second
 _IO_STATUS = 98
+_HOST_LIBRARY = "model.so"
 _BUFFER_MAX_BYTES = 1 << 30  # of a tensor or pool; no microcontroller has that much memory
 _FILE_NAME = re.compile(r"[^/\0]+")
 _HEXADECIMAL = re.compile(r"(?:[0-9a-f]{2})*")
@@ -296,23 +297,31 @@ def _array(tensor: Tensor, content: bytes) -> npt.NDArray[Any]:
     return flat.reshape(tensor.shape) if fits else flat
 
 
-def _run_on_host(model: RunnableModel, compiler: Compiler, folder: Path, timeout_s: float) -> None:
-    (folder / "models.a").write_bytes(_library(model))
-    wanted = f"-Wl,-u,{model.interface.run_symbol}"
-    compiler.link([wanted, "models.a"], "model.so", cwd=folder, extra=("-shared", *compiler.libraries()))
-    interface = model.interface
+def link_host_library(interface: ModelInterface, archive: str, compiler: Compiler, folder: Path) -> str:
+    """Make what `mlf.hostrun` loads of a library in `folder`; gives the file's name."""
+    wanted = f"-Wl,-u,{interface.run_symbol}"
+    compiler.link([wanted, archive], _HOST_LIBRARY, cwd=folder, extra=("-shared", *compiler.libraries()))
+    return _HOST_LIBRARY
+
+
+def host_arguments(interface: ModelInterface) -> list[str]:
+    """Give what `mlf.hostrun` is told of a model behind the library's name."""
     groups = [interface.inputs, interface.outputs, interface.external_pools]
     sizes = [_listed(item.size_bytes for item in group) for group in groups]  # type: ignore[attr-defined]
     places = _listed(f"{place.pool}:{place.offset_bytes}" for place in interface.io_places)
+    return [interface.run_symbol, *sizes, places, str(len(interface.devices))]
+
+
+def _run_on_host(model: RunnableModel, compiler: Compiler, folder: Path, timeout_s: float) -> None:
+    (folder / "models.a").write_bytes(_library(model))
+    library_name = link_host_library(model.interface, "models.a", compiler, folder)
     program = str(Path(hostrun.__file__).resolve())
-    argv = [
-        sys.executable, "-I", "-S", program, "model.so", interface.run_symbol, *sizes, places, str(len(interface.devices)),
-    ]  # fmt: skip
+    argv = [sys.executable, "-I", "-S", program, library_name, *host_arguments(model.interface)]
     try:
         finished = run(argv, cwd=folder, timeout_s=timeout_s, tool="the model")
     except ToolError as error:  # the interpreter is there, so the model did not end
-        raise ModelRunError(error.message, where=interface.name) from error
-    _check_status(interface.name, finished)
+        raise ModelRunError(error.message, where=model.interface.name) from error
+    _check_status(model.interface.name, finished)
 
 
 def _listed(items: Iterable[object]) -> str:
