@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import re
 import shutil
@@ -23,12 +24,13 @@ APPLICATION = (ROOT / "samples" / "digits" / "main.c").read_text(encoding="utf-8
 PACKAGES = r"(apache-tvm|emx-onnx-cgen|onnxruntime|torch|LiteRT) \d[\w.+]*"
 LEAST_SHARE = 97.0  # per cent of the digits; a last bit changes what training makes of the same seed
 LARGEST_LOSS = 1.0  # per cent, by quantisation
-# What the page offers, as two commands of one model.
-TOGETHER = (
-    "--name digits", "--from tvm", "--api packed", "--rounding tflite", "--tolerance 1e-4", "--check-inputs picture.npz",
-    "--check", "--opt 0", "--no-schedule",
+# What the page offers, as commands of one model.
+CHOICES = (
+    ("--name digits", "--from tvm", "--api packed", "--rounding tflite", "--tolerance 1e-4", "--check-inputs picture.npz",
+     "--check", "--opt 0", "--no-schedule"),
+    ("--rounding float", "--no-check"),
+    ("--from emx",),
 )  # fmt: skip
-OTHERS = ("--from emx", "--rounding float", "--no-check")
 
 ROWS = """
 import torch
@@ -210,8 +212,8 @@ def test_each_choice_is_one_of_export(folder: Path) -> None:
     rows = re.findall(r"^\| (`--.*?) \|", section("Choices"), re.MULTILINE)
     choices = [choice for row in rows for choice in re.findall(r"`(.*?)`", row)]
 
-    assert sorted(choices) == sorted([*TOGETHER, *OTHERS])
-    for some in (TOGETHER, OTHERS):
+    assert sorted(choices) == sorted(itertools.chain(*CHOICES))
+    for some in CHOICES:
         printed = started(f"mlf export digits_int8.onnx {' '.join(some)} -o made.tar", folder)
         assert printed.startswith("made.tar: version 8, module digits"), printed
 

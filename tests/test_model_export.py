@@ -315,6 +315,14 @@ def test_auto_takes_the_other_front_end_and_says_why(tmp_path: Path) -> None:
     near(mlf.run(tmp_path / "net.tar", {"x": X3}).outputs["y"], expected(path, {"x": X3})[0])
 
 
+@pytest.mark.parametrize("options", [{"rounding": "tflite"}, {"level": 0}, {"is_scheduled": False}])
+def test_auto_does_not_take_a_front_end_that_would_ignore_an_option(tmp_path: Path, options: dict[str, Any]) -> None:
+    path = save(tmp_path / "net.onnx", onnx_model([node("Celu", "x", "y")], [value("x", [3])], [value("y", [3])]))
+    with pytest.raises(UsageError, match=r"tvm says: .*Celu.*; emx says: emx knows no --rounding") as refused:
+        mlf.export(path, output=tmp_path / "net.tar", model=mlf.ModelOptions(**options))
+    assert refused.value.hint == "leave them out, or --from tvm"
+
+
 def test_what_the_archive_holds_is_what_the_check_saw(archive: Path, model: Path, tmp_path: Path) -> None:
     import tarfile  # noqa: PLC0415
 
@@ -335,9 +343,9 @@ X3 = np.array([-2, 0.5, 3], np.float32)
     [
         ({"front_end": "gcc"}, "--from is `gcc`, expected one of auto, tvm, emx"),
         ({"rounding": "up"}, "--rounding is `up`, expected one of auto, tflite, float"),
-        ({"front_end": "emx", "rounding": "tflite"}, "emx knows no --rounding, --opt or --schedule"),
-        ({"front_end": "emx", "level": 0}, "emx knows no --rounding, --opt or --schedule"),
-        ({"front_end": "emx", "is_scheduled": False}, "emx knows no --rounding, --opt or --schedule"),
+        ({"front_end": "emx", "rounding": "tflite"}, "emx knows no --rounding, --opt or --no-schedule"),
+        ({"front_end": "emx", "level": 0}, "emx knows no --rounding, --opt or --no-schedule"),
+        ({"front_end": "emx", "is_scheduled": False}, "emx knows no --rounding, --opt or --no-schedule"),
     ],
 )
 def test_options_that_would_be_ignored_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:

@@ -60,21 +60,19 @@ def compile_model(path: Path, *, name: str, options: ModelOptions) -> CompiledMo
 
 
 def _check_options(path: Path, options: ModelOptions) -> None:
-    """Refuse words that mean nothing, and what the chosen front end would ignore."""
+    """Refuse words that mean nothing."""
     for word, value, known in (("--from", options.front_end, FRONT_ENDS), ("--rounding", options.rounding, ROUNDINGS)):
         if value not in known:
             raise UsageError(f"{word} is `{value}`, expected one of {', '.join(known)}")
-    if options.front_end != "emx":
-        return
-    if path.suffix != ".onnx":
+    if options.front_end == "emx" and path.suffix != ".onnx":
         raise UsageError(f"emx reads .onnx, not {path.suffix}", hint="--from tvm")
-    plain = ModelOptions()
-    if (options.rounding, options.level, options.is_scheduled) != (plain.rounding, plain.level, plain.is_scheduled):
-        raise UsageError("emx knows no --rounding, --opt or --schedule", hint="leave them out, or --from tvm")
 
 
 def _compiled(front_end: str, path: Path, name: str, options: ModelOptions) -> CompiledModel:
     if front_end == "emx":
+        plain = ModelOptions()
+        if (options.rounding, options.level, options.is_scheduled) != (plain.rounding, plain.level, plain.is_scheduled):
+            raise UsageError("emx knows no --rounding, --opt or --no-schedule", hint="leave them out, or --from tvm")
         from mlf.frontends.emx import compile_onnx  # noqa: PLC0415
 
         return compile_onnx(path, name=name, where=path.name)
@@ -87,7 +85,7 @@ def _compiled(front_end: str, path: Path, name: str, options: ModelOptions) -> C
 
 
 def _first(path: Path, name: str, options: ModelOptions) -> CompiledModel:
-    """Take TVM if it is there and can, else emx."""
+    """Take TVM if it is there and can, else emx, unless that would ignore an option."""
     installed = [item for item, package in _PACKAGES.items() if find_spec(package) is not None]
     if not installed:
         raise ToolError("no front end for ONNX is installed", hint="pip install 'mlf[tvm,emx]'")
@@ -104,7 +102,7 @@ def _first(path: Path, name: str, options: ModelOptions) -> CompiledModel:
         raise type(refusal)(refusal.message, where=refusal.where, hint=hint) from refusal
     try:
         made = _compiled("emx", path, name, options)
-    except (InputError, ToolError) as error:
+    except (InputError, ToolError, UsageError) as error:
         message = f"no front end can compile it: tvm says: {refusal.message}; emx says: {error.message}"
         raise type(error)(message, where=path.name, hint=error.hint or refusal.hint) from error
     return _noted(made, f"compiled by emx: tvm says: {refusal.message}")
