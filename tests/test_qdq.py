@@ -8,6 +8,7 @@ import tarfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import fixed_point
 import numpy as np
 import onnx
 import onnxruntime
@@ -140,6 +141,7 @@ def machine(module: Any) -> Callable[..., list[Array]]:
     """Compile a module of Relax for this machine."""
     import tvm  # noqa: PLC0415
 
+    fixed_point.teach_jit()
     compiled = tvm.relax.VirtualMachine(tvm.relax.build(module, "llvm"), tvm.cpu())
 
     def run(*inputs: Array) -> list[Array]:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import fixed_point
 import numpy as np
 import pytest
 from tflite_models import Graph, Op, Spec, constant, model_file
 
+import mlf
 from mlf.errors import InputError, MlfError, UnsupportedError, UsageError
 from mlf.frontends.tvm.tflite import import_quantized
 from mlf.metadata import Quantization, Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     Case = Callable[[np.random.Generator], Graph]
 
@@ -41,6 +46,7 @@ def compiled(data: bytes, **options: Any) -> Callable[[Sequence[Any]], list[Any]
     import tvm  # noqa: PLC0415
     from tvm import relax  # noqa: PLC0415
 
+    fixed_point.teach_jit()
     imported = import_quantized(data, where="model.tflite", **options)
     assert imported is not None
     machine = relax.VirtualMachine(relax.build(imported.module, "llvm"), tvm.cpu())
@@ -615,6 +621,29 @@ CASES: dict[str, Case] = {
 def test_an_operator_gives_the_bits_of_the_reference_kernel(name: str, seed: int) -> None:
     rng = np.random.default_rng((seed, *name.encode()))
     assert_equal(CASES[name](rng), rng)
+
+
+def test_an_operator_of_constants_alone_is_left_to_the_firmware(tmp_path: Path) -> None:
+    """TVM would fold it by running it on this machine, which has not the C that it calls."""
+    rng = np.random.default_rng(7)
+    left, right = (constant(name, rng.integers(-128, 127, 6), "int8", scales=(0.1,), zero_points=(3,)) for name in "ab")
+    given = tensor(rng, "given", (6,))
+    both, output = tensor(rng, "both", (6,)), tensor(rng, "output", (6,))
+    operators = (
+        Op(name="ADD", inputs=("a", "b"), outputs=("both",), kind="AddOptions"),
+        Op(name="MUL", inputs=("given", "both"), outputs=("output",), kind="MulOptions"),
+    )
+    graph = Graph(
+        tensors=(left, right, given, both, output), operators=operators, inputs=("given",), outputs=("output",)
+    )
+    (tmp_path / "net.tflite").write_bytes(model_file(graph))
+
+    code = "import sys, mlf; mlf.export(sys.argv[1], output=sys.argv[2], model=mlf.ModelOptions(is_checked=True))"
+    subprocess.run([sys.executable, "-c", code, tmp_path / "net.tflite", tmp_path / "net.tar"], check=True)
+
+    array = rng.integers(-128, 127, 6, "int8")
+    (expected,) = reference_outputs(model_file(graph), [array])
+    np.testing.assert_array_equal(mlf.run(tmp_path / "net.tar", {"given": array}).outputs["output"], expected)
 
 
 def as_signed(spec: Spec) -> Spec:

@@ -16,6 +16,8 @@ from mlf.csource import C_TYPES
 from mlf.errors import UnsupportedError
 from mlf.frontends.tvm.guards import without_guards
 from mlf.frontends.tvm.releases import simplify_pass, source_of
+from mlf.frontends.tvm.requantization import functions
+from mlf.frontends.tvm.tidy import tidied
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -55,17 +57,18 @@ class OperatorSource:
     temporaries: Mapping[str, tuple[int, ...]]
 
 
-def operator_source(functions: Any, output_counts: Mapping[str, int], *, where: str) -> OperatorSource:
+def operator_source(module: Any, output_counts: Mapping[str, int], *, where: str) -> OperatorSource:
     """Write a module of TIR functions as C; the last parameters of each, so many as `output_counts` says, are written.
 
     Raises UnsupportedError for an operator that needs more than C99 has.
     """
-    script, text = source_of(functions, _passes)
+    script, text = source_of(module, _passes)
     numbers = {name: _exact_numbers(part) for name, part in _DEFINITION.findall(script)}
     definitions, prototypes, temporaries = [], {}, {}
     for found in sorted(_HEAD.finditer(text), key=lambda item: item["name"]):
         writer = _Operator(found, output_counts[found["name"]], numbers.get(found["name"], {}), where)
-        definitions.append(f"{codegen.wrapped(writer.head + ' {', 0)}\n{writer.body}}}\n")
+        definition = f"{writer.head} {{\n{writer.body}}}\n"
+        definitions.append(f"{codegen.wrapped(writer.head + ' {', 0)}\n{tidied(definition)}}}\n")
         prototypes[found["name"]] = f"{writer.head};"
         temporaries[found["name"]] = tuple(writer.sizes)
     missing = sorted(set(output_counts) - set(prototypes))
@@ -99,13 +102,22 @@ def _unpacked(tvm: ModuleType) -> Any:
 
 
 def _headed(definitions: Sequence[str]) -> str:
-    body = "\n".join(definitions)
+    body = "\n".join([*_helpers("\n".join(definitions)), *definitions])
     lines = ["#include <stdint.h>"]
     lines += ["#include <stdbool.h>"] if re.search(r"\b(?:bool|true|false)\b", body) else []
     if re.search(r"\b(?:INFINITY|NAN|[a-z0-9]+f?\()", body):
         lines.insert(0, "#include <math.h>")
     lines += ["#include <string.h>"] if "mem" in body and re.search(r"\bmem(?:cpy|set)\(", body) else []
     return "\n".join(sorted(lines)) + "\n\n" + body
+
+
+def _helpers(text: str) -> list[str]:
+    """List the definitions of what a text calls of fixed_point.c, and of what those call."""
+    found: list[str] = []
+    for name, definition in reversed(list(functions().items())):
+        if f"{name}(" in text + "".join(found):
+            found.insert(0, definition)
+    return found
 
 
 class _Operator:
@@ -120,6 +132,7 @@ class _Operator:
         self.lent: list[str] = []
         self.body = self._mended(found["body"], numbers)
         short = _short_names(found["parameters"] + self.body + "".join(self.lent))
+        short |= {name: f"{name}_" for name in functions() if re.search(rf"\b{name}\b(?!\()", found["parameters"])}
         self.body = _renamed(self.body, short)
         self.lent = [_renamed(item, short) for item in self.lent]
         parameters = _renamed(found["parameters"], short).split(", ") if found["parameters"] else []
@@ -181,7 +194,7 @@ def _short_names(text: str) -> dict[str, str]:
 
 
 def _renamed(text: str, names: Mapping[str, str]) -> str:
-    return re.sub(r"\w+", lambda word: names.get(word[0], word[0]), text) if names else text
+    return re.sub(r"\w+\b(?!\()", lambda word: names.get(word[0], word[0]), text) if names else text
 
 
 def _with_scalars(body: str) -> str:

@@ -30,8 +30,9 @@ from mlf.frontends.tvm.qdq_values import (
     Target,
     last_shape,
 )  # fmt: skip
-from mlf.frontends.tvm.quantized import OPAQUE, Requantization
+from mlf.frontends.tvm.quantized import OPAQUE
 from mlf.frontends.tvm.releases import constant_array, is_constant, load_tvm, name_of, shape_and_dtype, type_of
+from mlf.frontends.tvm.requantization import Requantization
 from mlf.metadata import Quantization
 
 if TYPE_CHECKING:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mlf.frontends.tvm.quantized import Requantization, is_padded
+from mlf.frontends.tvm.quantized import is_padded
 from mlf.frontends.tvm.releases import load_tvm, shape_and_dtype
+from mlf.frontends.tvm.requantization import Requantization
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

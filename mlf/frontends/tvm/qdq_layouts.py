@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlf.frontends.tvm import quantized
 from mlf.frontends.tvm.qdq_values import Integers, last_shape
-from mlf.frontends.tvm.quantized import Requantization, Window
+from mlf.frontends.tvm.quantized import Window
 from mlf.frontends.tvm.releases import shape_and_dtype, type_of
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from mlf.frontends.tvm.qdq import Rewriter
     from mlf.frontends.tvm.qdq_values import LayoutName
+    from mlf.frontends.tvm.requantization import Requantization
 
 
 def type_dtype(variable: Any) -> str:

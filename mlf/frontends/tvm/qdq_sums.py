@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
     from mlf.frontends.tvm.qdq import Rewriter
     from mlf.frontends.tvm.qdq_values import Array
-    from mlf.frontends.tvm.quantized import Requantization, Window
+    from mlf.frontends.tvm.quantized import Window
+    from mlf.frontends.tvm.requantization import Requantization
 
 _MOST = (1 << 31) - 1  # that a sum of 32 bits can be
 _LARGEST_INPUT = 255  # a difference of two 8-bit integers

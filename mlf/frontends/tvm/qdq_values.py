@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mlf.frontends.tvm.quantized import Requantization
+    from mlf.frontends.tvm.requantization import Requantization
 
     Array = NDArray[Any]
 

@@ -9,124 +9,34 @@ Give the functions to `BlockBuilder.emit_te` with the attributes OPAQUE: they ar
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from mlf.frontends.tvm import fixedpoint
-from mlf.frontends.tvm.fixedpoint import limits, quantize_multiplier, reduced_multiplier
+from mlf.frontends.tvm.fixedpoint import limits, quantize_multiplier
+from mlf.frontends.tvm.requantization import (
+    call,
+    cast,
+    clipped,
+    const,
+    high_product,
+    multiplied,
+    round_half_away,
+    round_to_even,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-Arithmetic = Literal["twice", "once", "wide", "float"]
+    from mlf.frontends.tvm.requantization import Requantization
+
 OPAQUE = {"op_pattern": 8}  # TVM's OpPatternKind.kOpaque
 _MOST_CHANNELS_AT_ONCE = 4  # sums in registers: with pointers to their weights they fill the 13 of a Cortex-M4
 _MOST_UNROLLED_TAPS = 25  # of a depthwise window, 5 x 5: larger ones are loops
 SUM_BITS = 12  # before the binary point of a sum of exponentials: a row has at most 4096 entries that count
 _RECIPROCAL_STEPS = 3  # of Newton's method, for 31 bits
-_ROUNDING = 12582912  # 1.5 * 2**23: a float that it is added to has no fraction left
 _ELEMENTWISE_SHIFTS = {"int8": 20, "uint8": 20, "int16": 15}  # that sums of two tensors gain before they are scaled
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Requantization:
-    """How sums become the integers of a tensor: times a factor, one or one per channel, plus the zero point, clipped.
-
-    The `arithmetic` is one of four. "twice": 31-bit fixed point that is rounded twice, TensorFlow Lite's for most operators.
-    "once": what the product of a factor in double precision gives, rounded with ties away from zero, by integers that give
-    the same for all sums up to `largest_sum`; LiteRT's for fully connected layers. "wide": 15-bit fixed point, TensorFlow
-    Lite's for sums of 64 bits. "float": a product in single precision, ties to even, as ONNX Runtime has it.
-    """
-
-    factors: tuple[float, ...]
-    zero_point: int
-    low: int
-    high: int
-    dtype: str
-    arithmetic: Arithmetic = "twice"
-    largest_sum: int = 0
-    divisor: int = 1  # of the factors: TensorFlow Lite rounds multiplier / divisor to an integer
-
-    def tables(self) -> tuple[Any, ...]:
-        """Give the arrays that hold what differs from channel to channel; operators take them as their last tensors."""
-        import numpy as np  # noqa: PLC0415
-
-        if len(self.factors) == 1:
-            return ()
-        if self.arithmetic == "float":
-            return (np.array(self.factors, "float32"),)
-        multipliers, shifts = self.fixed()
-        table = np.array(multipliers, "int32" if max(multipliers) <= fixedpoint.INT32_MAX else "int64")
-        steps = self._places(shifts)
-        steps = (*steps[:1], *([place - 1 for place in places] if min(places) else places for places in steps[1:]))
-        return (table, *(np.array(places, "uint8") for places in steps if len(set(places)) > 1))
-
-    def _places(self, shifts: Sequence[int]) -> tuple[list[int], ...]:
-        """Give by how many places products are shifted right for each channel, in one step or in two."""
-        if self.arithmetic != "twice":
-            bits = 15 if self.arithmetic == "wide" else 31
-            return ([bits - shift for shift in shifts],)
-        return [31 - max(shift, 0) for shift in shifts], [max(-shift, 0) for shift in shifts]
-
-    def fixed(self) -> tuple[list[int], list[int]]:
-        """Give the multipliers and shifts of fixed-point arithmetic: multiplier * 2**(shift - 31)."""
-        if self.arithmetic == "once":
-            bounds = (self.low - self.zero_point, self.high - self.zero_point)
-            multipliers, shifts = fixedpoint.step_multipliers(self.factors, bounds, self.largest_sum)
-        else:
-            multipliers, shifts = map(list, zip(*(self._pair(factor) for factor in self.factors), strict=True))
-        used = next((shift for multiplier, shift in zip(multipliers, shifts, strict=True) if multiplier), 0)
-        # A factor of 0 takes a shift that another has: it makes 0 with any.
-        return multipliers, [
-            shift if multiplier else used for multiplier, shift in zip(multipliers, shifts, strict=True)
-        ]
-
-    def _pair(self, factor: float) -> tuple[int, int]:
-        multiplier, shift = quantize_multiplier(factor)
-        if self.arithmetic == "wide":
-            return reduced_multiplier(multiplier), shift
-        if self.divisor == 1:
-            return multiplier, shift
-        places = min(self.divisor.bit_length() - 1, 32, 31 + shift)
-        return (multiplier << places) // self.divisor, shift - places
-
-    def of_array(self, totals: Any) -> Any:  # numpy arrays
-        """Give the outputs for an array of sums, with the one factor that there is, in "twice" or "float" arithmetic."""
-        import numpy as np  # noqa: PLC0415
-
-        if self.arithmetic == "float":
-            scaled = np.rint(totals.astype("float32") * np.float32(self.factors[0] / self.divisor)).astype("int64")
-        else:
-            (multiplier,), (shift,) = self.fixed()
-            scaled = fixedpoint.multiply(totals, multiplier, shift)
-        return np.clip(scaled + self.zero_point, self.low, self.high).astype(self.dtype)
-
-    def apply(self, total: Any, tables: Sequence[Any] = (), channel: Any = 0) -> Any:  # TVM has no types
-        """Give the expression of an output for a sum; `tables` are the tensors of `tables()`, `channel` a place in them."""
-        if self.arithmetic == "float":
-            factor = tables[0][channel] if tables else _const(self.factors[0] / self.divisor, "float32")
-            return self.rounded(_cast(total, "float32") * factor)
-        multipliers, shifts = self.fixed()
-        tables = list(tables)
-        multiplier = _cast(tables.pop(0)[channel], "int64") if tables else _const(multipliers[0], "int64")
-        value = _product(total, multiplier, is_long=max(multipliers) > fixedpoint.INT32_MAX)
-        for index, places in enumerate(self._places(shifts)):
-            table = tables.pop(0)[channel] if len(set(places)) > 1 else None
-            value = _shifted_wide(value, places, table) if index == 0 else _shifted_signed(value, places, table)
-        return self.clip(value + self.zero_point if self.zero_point else value)
-
-    def clip(self, value: Any) -> Any:
-        """Clip an expression of 32 bits and make it an integer of the output."""
-        tirx = _tirx()
-        bounded = tirx.max(tirx.min(value, _const(self.high, "int32")), _const(self.low, "int32"))
-        return _cast(bounded, self.dtype)
-
-    def rounded(self, value: Any) -> Any:
-        """Give the integer of the output for a float in its units, ties to even."""
-        tirx = _tirx()
-        low, high = float(self.low - self.zero_point), float(self.high - self.zero_point)
-        value = tirx.max(tirx.min(value, _const(high, "float32")), _const(low, "float32"))
-        return _cast(round_to_even(value) + self.zero_point, self.dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,14 +76,6 @@ def _builder() -> Any:
     return builder
 
 
-def _const(value: float, dtype: str) -> Any:
-    return _tirx().const(value, dtype)
-
-
-def _cast(value: Any, dtype: str) -> Any:
-    return value.astype(dtype)
-
-
 def _shape(tensor: Any) -> tuple[int, ...]:
     return tuple(int(extent) for extent in tensor.shape)
 
@@ -182,72 +84,18 @@ def _dtype(tensor: Any) -> str:
     return str(getattr(tensor.dtype, "dtype", tensor.dtype))
 
 
-def _high_product(left: Any, right: Any) -> Any:
-    """Give the upper half of twice a product of 32-bit numbers, rounded, ties towards plus infinity."""
-    return _shifted_wide(_cast(left, "int64") * _cast(right, "int64"), [31], None)
-
-
-def _product(total: Any, multiplier: Any, *, is_long: bool) -> Any:
-    """Multiply 64-bit integers; a long multiplier is taken in two parts, and the product without its last bits."""
-    total = _cast(total, "int64")
-    if not is_long:
-        return total * multiplier
-    bits = _const(fixedpoint.LOW_BITS, "int64")
-    low = multiplier & _const((1 << fixedpoint.LOW_BITS) - 1, "int64")
-    return total * (multiplier >> bits) + ((total * low) >> bits)
-
-
-def _shifted_wide(value: Any, places: Sequence[int], table: Any) -> Any:
-    """Divide 64 bits by a power of two, ties towards plus infinity; `table` is an expression if `places` differ.
-
-    TVM takes the bounds of an expression from those of how far it is shifted, and takes them wrong if that can be below 0:
-    it is always an unsigned number, and nothing is subtracted from it.
-    """
-    if table is None:
-        return _cast((value + _const(1 << (places[0] - 1), "int64")) >> _const(places[0], "int64"), "int32")
-    shift = _cast(table, "int64")
-    half = (_const(1, "int64") << shift) >> _const(1, "int64")
-    return _cast((value + half) >> shift, "int32")
-
-
-def _shifted_signed(value: Any, places: Sequence[int], table: Any) -> Any:
-    """Divide 32 bits by a power of two, ties away from zero; `table` holds by how many places, less one if none is 0."""
-    sign = value >> _const(31, "int32")
-    if table is not None and min(places):
-        return _halved((value + sign) >> _cast(table, "int32"))
-    if table is not None:
-        shift = _cast(table, "int64")
-        half = (_const(1, "int64") << shift) >> _const(1, "int64")
-        rounded = _cast(value, "int64") + half + _tirx().max(_cast(sign, "int64"), -half)
-        return _cast(rounded >> shift, "int32")
-    if not places[0]:
-        return value
-    return (value + _const(1 << (places[0] - 1), "int32") + sign) >> _const(places[0], "int32")
-
-
-def round_to_even(value: Any) -> Any:
-    """Round a float below 2**22 to an integer of 32 bits, ties to even, without the C library."""
-    # Taken away as an integer: as floats, TVM would leave out what is added and taken away again.
-    return _cast(value + _const(float(_ROUNDING), "float32"), "int32") - _ROUNDING
-
-
-def round_half_away(value: Any) -> Any:
-    """Round a float that fits 31 bits to an integer of 32 bits, ties away from zero."""
-    whole = _cast(value, "int32")
-    rest = value - _cast(whole, "float32")
-    up = _cast(rest >= _const(0.5, "float32"), "int32")
-    down = _cast(rest <= _const(-0.5, "float32"), "int32")
-    return whole + up - down
-
-
-def _loops(name: str, shape: Sequence[int], dtype: str, tensors: Sequence[Any], body: Callable[..., None]) -> Any:
-    """Make an operator of loops that `body` writes; it gets the buffers of `tensors` and of the output.
+def _loops(
+    name: str, shape: Sequence[int], dtype: str, tensors: Mapping[str, Any], body: Callable[..., None], tables: Sequence[Any] = ()
+) -> Any:  # fmt: skip
+    """Make an operator of loops that `body` writes; it gets the buffers of `tensors` and `tables` and of the output.
 
     The buffers begin where their pointers point to, which `te.extern` leaves open unless told.
     """
     tirx = _tirx()
-    inputs = [tirx.decl_buffer(item.shape, _dtype(item), f"{name}_{index}") for index, item in enumerate(tensors)]
-    output = tirx.decl_buffer(tuple(shape), dtype, f"{name}_output")
+    factors = ("factors",) if tables and _dtype(tables[0]).startswith("float") else ("multipliers", "places", "shifts")
+    tensors = {**tensors, **dict(zip(factors, tables, strict=False))}
+    inputs = [tirx.decl_buffer(item.shape, _dtype(item), word) for word, item in tensors.items()]
+    output = tirx.decl_buffer(tuple(shape), dtype, "output")
 
     def write(given: Sequence[Any], results: Sequence[Any]) -> Any:
         from tvm.script.ir_builder import IRBuilder  # noqa: PLC0415
@@ -258,14 +106,30 @@ def _loops(name: str, shape: Sequence[int], dtype: str, tensors: Sequence[Any], 
             return builder.get()
 
     return _te().extern(
-        [tuple(shape)], list(tensors), write, name=name, dtype=dtype, in_buffers=inputs, out_buffers=[output]
+        [tuple(shape)], list(tensors.values()), write, name=name, dtype=dtype, in_buffers=inputs, out_buffers=[output]
     )
 
 
-def _registers(count: int, dtype: str) -> Any:
+@contextmanager
+def _grid(**extents: Any) -> Iterator[tuple[Any, ...]]:
+    """Write loops, the outermost first; gives their variables, which are called as the extents are."""
+    from tvm.script.ir_builder import IRBuilder  # noqa: PLC0415
+
+    with _builder().grid(*extents.values()) as found:
+        variables = tuple(found) if hasattr(found, "__len__") else (found,)
+        for name, variable in zip(extents, variables, strict=True):
+            IRBuilder.name(name, variable)
+        yield variables
+
+
+def _registers(name: str, count: int, dtype: str) -> Any:
     """Make an array that is only read and written at places known to the compiler, so that it lives in registers."""
+    from tvm.script.ir_builder import IRBuilder  # noqa: PLC0415
+
     builder = _builder()
-    return builder.buffer_proxy(builder.alloc_buffer((count,), dtype, scope="global"))
+    array = builder.alloc_buffer((count,), dtype, scope="global")
+    IRBuilder.name(name, array)
+    return builder.buffer_proxy(array)
 
 
 def _channels_at_once(channels: int) -> int:
@@ -322,15 +186,15 @@ class _Sums:
         self.count = count
         self.dtype = bias.dtype
         self.weight_zero_point = weight_zero_point
-        self.values = _registers(count, self.dtype)
+        self.values = _registers("total", count, self.dtype)
         for index in range(count):
             self.values[index] = bias[first + index]
 
     def add(self, value: Any, weight: Callable[[Any], Any]) -> None:
         """Add the product of an input of 32 bits with the weight of each channel."""
         for index in range(self.count):
-            factor = _less(_cast(weight(self.first + index), "int32"), self.weight_zero_point)
-            self.values[index] = self.values[index] + _cast(value * factor, self.dtype)
+            factor = _less(cast(weight(self.first + index), "int32"), self.weight_zero_point)
+            self.values[index] = self.values[index] + cast(value * factor, self.dtype)
 
     def write(self, write: Callable[[Any, Any], None], requantization: Requantization, tables: Sequence[Any]) -> None:
         """Requantize the sum of each channel and hand it to `write`, behind the number of the channel."""
@@ -369,12 +233,12 @@ def conv2d(  # noqa: PLR0913  # what a convolution takes
 
     def body(image: Any, kernel: Any, start: Any, *rest: Any) -> None:
         *scales, output = rest
-        with _builder().grid(batch, out_height, out_width, outputs // step) as (n, y, column, block):
+        with _grid(n=batch, y=out_height, x=out_width, block=outputs // step) as (n, y, column, block):
             sums = _Sums(start, block * step, step, weight_zero_point)
             base = _tirx().floordiv(block * step, group) * depth
 
             def add(iy: Any, ix: Any, channel: Any, ky: Any, kx: Any) -> None:
-                value = _less(_cast(image[n, iy, ix, base + channel], "int32"), input_zero_point)
+                value = _less(cast(image[n, iy, ix, base + channel], "int32"), input_zero_point)
                 sums.add(value, lambda out: kernel[out, ky, kx, channel])
 
             spans = _span(y, height, rows, window, 0), _span(column, width, columns, window, 1)
@@ -382,7 +246,8 @@ def conv2d(  # noqa: PLR0913  # what a convolution takes
             sums.write(_writer(output, n, y, column), requantization, scales)
 
     shape = (batch, out_height, out_width, outputs)
-    return _loops("conv2d", shape, requantization.dtype, (x, weights, bias, *tables), body)
+    tensors = {"image": x, "weights": weights, "bias": bias}
+    return _loops("conv2d", shape, requantization.dtype, tensors, body, tables)
 
 
 def _visit_taps(
@@ -392,16 +257,15 @@ def _visit_taps(
 
     A channel that is counted beyond the last one is in the next column then, of the image as of the weights.
     """
-    builder = _builder()
     rows, columns = spans
-    with builder.serial(rows.count) as offset:
+    with _grid(row=rows.count) as (offset,):
         ky = rows.first + offset
         iy = rows.start + ky * window.dilations[0]
         if is_joined and window.dilations[1] == 1:
-            with builder.serial(columns.count * depth) as channel:
+            with _grid(tap=columns.count * depth) as (channel,):
                 visit(iy, columns.start + columns.first, channel, ky, columns.first)
             return
-        with builder.grid(columns.count, depth) as (place, channel):
+        with _grid(column=columns.count, channel=depth) as (place, channel):
             kx = columns.first + place
             visit(iy, columns.start + kx * window.dilations[1], channel, ky, kx)
 
@@ -423,7 +287,7 @@ def depthwise_conv2d(  # noqa: PLR0913  # what a convolution takes
 
     def body(image: Any, kernel: Any, start: Any, *rest: Any) -> None:
         *scales, output = rest
-        with _builder().grid(batch, out_height, out_width, channels, times) as (n, y, column, channel, index):
+        with _grid(n=batch, y=out_height, x=out_width, channel=channels, time=times) as (n, y, column, channel, index):
             sums = _Sums(start, channel * times + index, 1, weight_zero_point)
 
             def inside(ky: Any, kx: Any) -> tuple[Any, Any, Any]:
@@ -433,9 +297,9 @@ def depthwise_conv2d(  # noqa: PLR0913  # what a convolution takes
 
             def add(ky: Any, kx: Any, *, is_checked: bool) -> None:
                 is_inside, iy, ix = inside(ky, kx)
-                value = _cast(image[n, iy, ix, channel], "int32")
+                value = cast(image[n, iy, ix, channel], "int32")
                 if is_checked:
-                    value = tirx.if_then_else(is_inside, value, _const(padding_value, "int32"))
+                    value = tirx.if_then_else(is_inside, value, const(padding_value, "int32"))
                 sums.add(value, lambda out: kernel[ky, kx, out])
 
             whole = tirx.all(inside(0, 0)[0], inside(rows - 1, columns - 1)[0]) if padded else None
@@ -443,7 +307,8 @@ def depthwise_conv2d(  # noqa: PLR0913  # what a convolution takes
             sums.write(_writer(output, n, y, column), requantization, scales)
 
     shape = (batch, out_height, out_width, outputs)
-    return _loops("depthwise_conv2d", shape, requantization.dtype, (x, weights, bias, *tables), body)
+    tensors = {"image": x, "weights": weights, "bias": bias}
+    return _loops("depthwise_conv2d", shape, requantization.dtype, tensors, body, tables)
 
 
 def _visit_window(size: tuple[int, int], whole: Any, visit: Callable[..., None]) -> None:
@@ -453,10 +318,10 @@ def _visit_window(size: tuple[int, int], whole: Any, visit: Callable[..., None])
         with builder.If(whole):
             with builder.Then():
                 _visit_window(size, None, visit)
-            with builder.Else(), builder.grid(*size) as (ky, kx):
+            with builder.Else(), _grid(ky=size[0], kx=size[1]) as (ky, kx):
                 visit(ky, kx, is_checked=True)
     elif size[0] * size[1] > _MOST_UNROLLED_TAPS:
-        with builder.grid(*size) as (ky, kx):
+        with _grid(ky=size[0], kx=size[1]) as (ky, kx):
             visit(ky, kx, is_checked=False)
     else:
         for tap in range(size[0] * size[1]):
@@ -473,14 +338,14 @@ def fully_connected(
 
     def body(rows: Any, kernel: Any, start: Any, *rest: Any) -> None:
         *scales, output = rest
-        builder = _builder()
-        with builder.grid(batch, outputs // step) as (n, block):
+        with _grid(n=batch, block=outputs // step) as (n, block):
             sums = _Sums(start, block * step, step, weight_zero_point)
-            with builder.serial(depth) as place:
-                sums.add(_cast(rows[n, place], "int32"), lambda out: kernel[out, place])
+            with _grid(k=depth) as (place,):
+                sums.add(cast(rows[n, place], "int32"), lambda out: kernel[out, place])
             sums.write(_writer(output, n), requantization, scales)
 
-    return _loops("fully_connected", (batch, outputs), requantization.dtype, (x, weights, bias, *tables), body)
+    tensors = {"rows": x, "weights": weights, "bias": bias}
+    return _loops("fully_connected", (batch, outputs), requantization.dtype, tensors, body, tables)
 
 
 def batch_matmul(
@@ -501,7 +366,7 @@ def batch_matmul(
 
     def entry(tensor: Any, stacked: int, n: Any, row: Any, column: Any, is_transposed: bool) -> Any:
         place = (column, row) if is_transposed else (row, column)
-        return _cast(tensor[(n if stacked > 1 else 0, *place)], "int32")
+        return cast(tensor[(n if stacked > 1 else 0, *place)], "int32")
 
     total = te.compute(
         (count, rows, columns),
@@ -528,22 +393,23 @@ def transpose_conv(  # noqa: PLR0913  # what a convolution takes
         *scales, output = rest
         builder = _builder()
         stride_y, stride_x = window.strides
-        with builder.grid(batch, *output_size, outputs) as (n, y, column, out):
+        with _grid(n=batch, y=output_size[0], x=output_size[1], out=outputs) as (n, y, column, out):
             sums = _Sums(start, out, 1, weight_zero_point)
-            with builder.grid(rows, columns) as (ky, kx):
+            with _grid(ky=rows, kx=columns) as (ky, kx):
                 above, before = y + window.padding[0] - ky, column + window.padding[1] - kx
                 iy, ix = tirx.floordiv(above, stride_y), tirx.floordiv(before, stride_x)
                 hits = tirx.all(
                     tirx.floormod(above, stride_y) == 0, tirx.floormod(before, stride_x) == 0,
                     iy >= 0, iy < height, ix >= 0, ix < width,
                 )  # fmt: skip
-                with builder.If(hits), builder.Then(), builder.serial(channels) as place:
-                    value = _less(_cast(image[n, iy, ix, place], "int32"), input_zero_point)
+                with builder.If(hits), builder.Then(), _grid(channel=channels) as (place,):
+                    value = _less(cast(image[n, iy, ix, place], "int32"), input_zero_point)
                     sums.add(value, lambda channel: kernel[channel, ky, kx, place])
             sums.write(_writer(output, n, y, column), requantization, scales)
 
     shape = (batch, *output_size, outputs)
-    return _loops("transpose_conv", shape, requantization.dtype, (x, weights, bias, *tables), body)
+    tensors = {"image": x, "weights": weights, "bias": bias}
+    return _loops("transpose_conv", shape, requantization.dtype, tensors, body, tables)
 
 
 def pool2d(
@@ -556,31 +422,20 @@ def pool2d(
     tirx = _tirx()
 
     def body(image: Any, output: Any) -> None:
-        builder = _builder()
-        with builder.grid(batch, out_height, out_width, channels) as (n, y, column, channel):
+        with _grid(n=batch, y=out_height, x=out_width, channel=channels) as (n, y, column, channel):
             rows, columns = _span(y, height, size[0], window, 0), _span(column, width, size[1], window, 1)
-            total = _registers(1, "int32")
-            total[0] = _const(0 if kind == "average" else limits(dtype)[0], "int32")
-            with builder.grid(rows.count, columns.count) as (ky, kx):
+            total = _registers("total" if kind == "average" else "largest", 1, "int32")
+            total[0] = const(0 if kind == "average" else limits(dtype)[0], "int32")
+            with _grid(ky=rows.count, kx=columns.count) as (ky, kx):
                 place = (n, rows.start + rows.first + ky, columns.start + columns.first + kx, channel)
-                value = _cast(image[place], "int32")
+                value = cast(image[place], "int32")
                 total[0] = total[0] + value if kind == "average" else tirx.max(total[0], value)
             result = total[0]
             if kind == "average":
-                result = _average(total[0], rows.count * columns.count, dtype)
-            bounded = tirx.max(tirx.min(result, _const(high, "int32")), _const(low, "int32"))
-            output[n, y, column, channel] = _cast(bounded, dtype)
+                result = call("int32", "fixed_average", result, rows.count * columns.count)
+            output[n, y, column, channel] = clipped(result, low, high, dtype)
 
-    return _loops(f"{kind}_pool2d", (batch, out_height, out_width, channels), dtype, (x,), body)
-
-
-def _average(total: Any, count: Any, dtype: str) -> Any:
-    tirx = _tirx()
-    count = _const(count, "int32") if isinstance(count, int) else _cast(count, "int32")
-    half = tirx.truncdiv(count, _const(2, "int32"))
-    if dtype.startswith("u"):
-        return tirx.truncdiv(total + half, count)
-    return tirx.truncdiv(total + tirx.if_then_else(total > 0, half, -half), count)
+    return _loops(f"{kind}_pool2d", (batch, out_height, out_width, channels), dtype, {"image": x}, body)
 
 
 def softmax(x: Any, table: Any) -> Any:
@@ -596,35 +451,35 @@ def softmax(x: Any, table: Any) -> Any:
 
     def body(rows: Any, exponentials: Any, output: Any) -> None:
         builder = _builder()
-        with builder.serial(batch) as n:
-            largest, total, inverse = (_registers(1, "int32") for _ in range(3))
-            places = _registers(1, "uint8")
+        with _grid(n=batch) as (n,):
+            largest, total, inverse = (_registers(name, 1, "int32") for name in ("largest", "total", "inverse"))
+            places = _registers("places", 1, "uint8")
 
             def exponential(place: Any) -> tuple[Any, Any]:
-                distance = largest[0] - _cast(rows[n, place], "int32")
+                distance = largest[0] - cast(rows[n, place], "int32")
                 return distance < farthest, exponentials[distance]
 
-            largest[0] = _const(low, "int32")
-            with builder.serial(depth) as place:
-                largest[0] = tirx.max(largest[0], _cast(rows[n, place], "int32"))
-            total[0] = _const(0, "int32")
-            with builder.serial(depth) as place:
+            largest[0] = const(low, "int32")
+            with _grid(k=depth) as (place,):
+                largest[0] = tirx.max(largest[0], cast(rows[n, place], "int32"))
+            total[0] = const(0, "int32")
+            with _grid(k=depth) as (place,):
                 counts, value = exponential(place)
                 with builder.If(counts), builder.Then():
-                    total[0] = total[0] + _halved(value >> _const(SUM_BITS - 1, "int32"))
+                    total[0] = total[0] + _halved(value >> const(SUM_BITS - 1, "int32"))
             _invert(total, places, inverse)
-            with builder.serial(depth) as place:
-                output[n, place] = _const(low, dtype)
+            with _grid(k=depth) as (place,):
+                output[n, place] = const(low, dtype)
                 counts, value = exponential(place)
                 with builder.If(counts), builder.Then():
-                    share = _halved(_high_product(inverse[0], value) >> _cast(places[0], "int32"))
-                    output[n, place] = _cast(tirx.min(share + low, _const(high, "int32")), dtype)
+                    share = _halved(high_product(inverse[0], value) >> cast(places[0], "int32"))
+                    output[n, place] = cast(tirx.min(share + low, const(high, "int32")), dtype)
 
-    return _loops("softmax", (batch, depth), dtype, (x, table), body)
+    return _loops("softmax", (batch, depth), dtype, {"rows": x, "exponentials": table}, body)
 
 
 def _halved(value: Any) -> Any:
-    return (value + 1) >> _const(1, "int32")
+    return (value + 1) >> const(1, "int32")
 
 
 def _invert(total: Any, places: Any, result: Any) -> None:
@@ -633,17 +488,17 @@ def _invert(total: Any, places: Any, result: Any) -> None:
     `places` becomes by how many places a product with `result` is too large, less one. Newton's method.
     """
     builder, tirx = _builder(), _tirx()
-    places[0] = _const(SUM_BITS + 31 - 10, "uint8")
-    with builder.serial(SUM_BITS - 1), builder.If(total[0] < 1 << 30), builder.Then():
+    places[0] = const(SUM_BITS + 31 - 10, "uint8")
+    with _grid(step=SUM_BITS - 1), builder.If(total[0] < const(1 << 30, "int32")), builder.Then():
         total[0] = total[0] * 2
-        places[0] = places[0] - _const(1, "uint8")
-    places[0] = tirx.min(places[0], _const(31, "uint8"))
-    result[0] = _high_product(total[0], _const(-1010580540, "int32")) + 1515870810  # 48 / 17 - 32 / 17 x
+        places[0] = places[0] - const(1, "uint8")
+    places[0] = tirx.min(places[0], const(31, "uint8"))
+    result[0] = high_product(total[0], const(-1010580540, "int32")) + 1515870810  # 48 / 17 - 32 / 17 x
     for _ in range(_RECIPROCAL_STEPS):
-        error = _const(1 << 29, "int32") - _high_product(total[0], result[0])
-        result[0] = result[0] + _high_product(result[0], error) * 4
+        error = const(1 << 29, "int32") - high_product(total[0], result[0])
+        result[0] = result[0] + high_product(result[0], error) * 4
     is_one = result[0] >= 1 << 30
-    result[0] = tirx.if_then_else(is_one, _const(fixedpoint.INT32_MAX, "int32"), result[0] * 2)
+    result[0] = tirx.if_then_else(is_one, const(fixedpoint.INT32_MAX, "int32"), result[0] * 2)
 
 
 def _broadcast(*tensors: Any) -> tuple[tuple[int, ...], tuple[Callable[[Sequence[Any]], Any], ...]]:
@@ -663,12 +518,6 @@ def _broadcast(*tensors: Any) -> tuple[tuple[int, ...], tuple[Callable[[Sequence
     return common, tuple(reader(tensor, shape) for tensor, shape in zip(tensors, shapes, strict=True))
 
 
-def _multiplied(value: Any, multiplier: int, shift: int) -> Any:
-    """Multiply by a fixed-point factor and round twice."""
-    product = _cast(value, "int64") * _const(multiplier, "int64")
-    return _shifted_signed(_shifted_wide(product, [31 - max(shift, 0)], None), [max(-shift, 0)], None)
-
-
 def add(  # noqa: PLR0913  # two scales, two zero points and those of the output
     left: Any, right: Any, *, scales: tuple[float, float], zero_points: tuple[int, int], is_difference: bool, output_scale: float,
     requantization: Requantization,
@@ -681,13 +530,13 @@ def add(  # noqa: PLR0913  # two scales, two zero points and those of the output
     result = quantize_multiplier(largest / ((1 << shift) * output_scale))
 
     def scaled(index: int, place: Sequence[Any]) -> Any:
-        value = (_cast(readers[index](place), "int32") - zero_points[index]) * (1 << shift)
-        return _multiplied(value, *factors[index])
+        value = (cast(readers[index](place), "int32") - zero_points[index]) * (1 << shift)
+        return multiplied(value, *factors[index])
 
     def compute(*place: Any) -> Any:
         first, second = scaled(0, place), scaled(1, place)
         total = first - second if is_difference else first + second
-        return requantization.clip(_multiplied(total, *result) + requantization.zero_point)
+        return requantization.clip(multiplied(total, *result) + requantization.zero_point)
 
     return _te().compute(shape, compute, name="subtract" if is_difference else "add")
 
@@ -697,9 +546,7 @@ def multiply(left: Any, right: Any, *, zero_points: tuple[int, int], requantizat
     shape, readers = _broadcast(left, right)
 
     def compute(*place: Any) -> Any:
-        first, second = (
-            _cast(reader(place), "int32") - zero for reader, zero in zip(readers, zero_points, strict=True)
-        )
+        first, second = (cast(reader(place), "int32") - zero for reader, zero in zip(readers, zero_points, strict=True))
         return requantization.apply(first * second)
 
     return _te().compute(shape, compute, name="multiply")
@@ -720,8 +567,8 @@ def prelu(
     shape, readers = _broadcast(x, slopes)
 
     def compute(*place: Any) -> Any:
-        value = _cast(readers[0](place), "int32") - zero_points[0]
-        slope = _cast(readers[1](place), "int32") - zero_points[1]
+        value = cast(readers[0](place), "int32") - zero_points[0]
+        slope = cast(readers[1](place), "int32") - zero_points[1]
         return _tirx().if_then_else(value >= 0, positive.apply(value), negative.apply(value * slope))
 
     return _te().compute(shape, compute, name="prelu")
@@ -744,7 +591,7 @@ def reduce(
     if requantization is None:
         return te.compute(out_shape, lambda *place: te.max(at(place), axis=list(summed.values())), name="reduce_max")
     total = te.compute(
-        out_shape, lambda *place: te.sum(_cast(at(place), "int32"), axis=list(summed.values())), name="total"
+        out_shape, lambda *place: te.sum(cast(at(place), "int32"), axis=list(summed.values())), name="total"
     )
     return te.compute(out_shape, lambda *place: requantization.apply(total[place] - offset), name="reduce_sum")
 
@@ -752,7 +599,7 @@ def reduce(
 def lookup(x: Any, table: Any) -> Any:
     """Give what a table of 256 numbers holds for 8-bit integers, beginning with the smallest."""
     low, _ = limits(_dtype(x))
-    return _te().compute(_shape(x), lambda *place: table[_cast(x[place], "int32") - low], name="lookup")
+    return _te().compute(_shape(x), lambda *place: table[cast(x[place], "int32") - low], name="lookup")
 
 
 def clip(x: Any, *, low: int, high: int) -> Any:
@@ -760,14 +607,14 @@ def clip(x: Any, *, low: int, high: int) -> Any:
     tirx = _tirx()
     dtype = _dtype(x)
     return _te().compute(
-        _shape(x), lambda *place: tirx.max(tirx.min(x[place], _const(high, dtype)), _const(low, dtype)), name="clip"
+        _shape(x), lambda *place: tirx.max(tirx.min(x[place], const(high, dtype)), const(low, dtype)), name="clip"
     )
 
 
 def requantize(x: Any, *, input_zero_point: int, requantization: Requantization) -> Any:
     """Give the integers of another scale, zero point or type that stand for the same numbers."""
     return _te().compute(
-        _shape(x), lambda *place: requantization.apply(_cast(x[place], "int32") - input_zero_point), name="requantize"
+        _shape(x), lambda *place: requantization.apply(cast(x[place], "int32") - input_zero_point), name="requantize"
     )
 
 
@@ -776,22 +623,21 @@ def quantize(x: Any, *, scale: float, zero_point: int, dtype: str, ties: Literal
     low, high = limits(dtype)
     tirx = _tirx()
     # Anything beyond gives the same after the last clip, and fits 32 bits.
-    bounds = [_const(float(bound - zero_point), "float32") for bound in (low - 1, high + 1)]
+    bounds = [const(float(bound - zero_point), "float32") for bound in (low - 1, high + 1)]
     rounded = round_half_away if ties == "away" else round_to_even
 
     def compute(*place: Any) -> Any:
-        value = tirx.max(tirx.min(tirx.div(x[place], _const(scale, "float32")), bounds[1]), bounds[0])
-        value = rounded(value) + zero_point
-        return _cast(tirx.max(tirx.min(value, _const(high, "int32")), _const(low, "int32")), dtype)
+        value = call("float32", "clip_float", tirx.div(x[place], const(scale, "float32")), *bounds)
+        return clipped(rounded(value) + zero_point, low, high, dtype)
 
     return _te().compute(_shape(x), compute, name="quantize")
 
 
 def dequantize(x: Any, *, scale: float, zero_point: int) -> Any:
     """Make floats of integers."""
-    factor = _const(scale, "float32")
+    factor = const(scale, "float32")
     return _te().compute(
-        _shape(x), lambda *place: _cast(_cast(x[place], "int32") - zero_point, "float32") * factor, name="dequantize"
+        _shape(x), lambda *place: cast(cast(x[place], "int32") - zero_point, "float32") * factor, name="dequantize"
     )
 
 
@@ -813,12 +659,12 @@ def resize_bilinear(x: Any, rows: Any, columns: Any) -> Any:
 
     def compute(n: Any, y: Any, column: Any, channel: Any) -> Any:
         def line(row: Any) -> Any:
-            left, right = (_cast(x[n, row, columns[column, side], channel], "int32") for side in (0, 1))
+            left, right = (cast(x[n, row, columns[column, side], channel], "int32") for side in (0, 1))
             return left * (1024 - columns[column, 2]) + right * columns[column, 2]
 
         total = line(rows[y, 0]) * (1024 - rows[y, 2]) + line(rows[y, 1]) * rows[y, 2]
-        half = tirx.if_then_else(total > 0, _const(1 << 19, "int32"), _const(-(1 << 19), "int32"))
-        return _cast(tirx.truncdiv(total + half, _const(1 << 20, "int32")), dtype)
+        half = tirx.if_then_else(total > 0, const(1 << 19, "int32"), const(-(1 << 19), "int32"))
+        return cast(tirx.truncdiv(total + half, const(1 << 20, "int32")), dtype)
 
     return _te().compute(shape, compute, name="resize_bilinear")
 
@@ -847,14 +693,12 @@ def pad(x: Any, *, before: Sequence[int], after: Sequence[int], value: int) -> A
     def body(source: Any, output: Any) -> None:
         builder = _builder()
         with builder.serial(1):
-            with builder.grid(*shape) as place:
-                output[_tuple(place)] = _const(value, dtype)
-            with builder.grid(*inner) as place:
-                output[tuple(index + first for index, first in zip(_tuple(place), before, strict=True))] = source[
-                    _tuple(place)
-                ]
+            with _grid(**_axes(shape)) as place:
+                output[place] = const(value, dtype)
+            with _grid(**_axes(inner)) as place:
+                output[tuple(index + first for index, first in zip(place, before, strict=True))] = source[place]
 
-    return _loops("pad", shape, dtype, (x,), body)
+    return _loops("pad", shape, dtype, {"source": x}, body)
 
 
 def concatenate(*tensors: Any, axis: int) -> Any:
@@ -868,17 +712,18 @@ def concatenate(*tensors: Any, axis: int) -> Any:
         with builder.serial(1):
             start = 0
             for tensor, source in zip(tensors, sources, strict=True):
-                with builder.grid(*_shape(tensor)) as place:
-                    moved = [index + start if item == axis else index for item, index in enumerate(_tuple(place))]
-                    output[tuple(moved)] = source[_tuple(place)]
+                with _grid(**_axes(_shape(tensor))) as place:
+                    moved = [index + start if item == axis else index for item, index in enumerate(place)]
+                    output[tuple(moved)] = source[place]
                 start += _shape(tensor)[axis]
 
-    return _loops("concatenate", shape, _dtype(tensors[0]), tensors, body)
+    sources = {f"source_{index}": tensor for index, tensor in enumerate(tensors)}
+    return _loops("concatenate", shape, _dtype(tensors[0]), sources, body)
 
 
-def _tuple(place: Any) -> tuple[Any, ...]:
-    """Give the variables of a grid, which is one variable if it has one dimension."""
-    return tuple(place) if hasattr(place, "__len__") else (place,)
+def _axes(shape: Sequence[int]) -> dict[str, int]:
+    """Name the loops over all of a tensor."""
+    return {f"i{axis}": extent for axis, extent in enumerate(shape)}
 
 
 def strided_slice(x: Any, *, starts: Sequence[int], steps: Sequence[int], extents: Sequence[int]) -> Any:

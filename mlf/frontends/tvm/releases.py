@@ -19,6 +19,7 @@ _FFI_HINT = (
     "the libraries of its wheels do not fit together: pip install 'apache-tvm-ffi==0.1.12' for 0.25, or `mlf[tvm]`"
 )
 _CPU = 1  # DLPack's number
+_PURE = 1  # TVM's CallEffectKind.kPure
 
 
 @cache
@@ -165,9 +166,30 @@ _RULES: dict[str, Callable[[ModuleType, str, list[Any]], Any]] = {
 
 
 def _register_intrinsics(tvm: ModuleType) -> None:
-    register = getattr(tvm.tirx, "register_intrin_lowering", None) or tvm.ir.register_intrin_lowering
     for intrinsic, rule in _RULES.items():
-        register(f"tirx.{intrinsic}", target="c", f=_lowering(tvm, rule), level=99)
+        _register_rule(tvm, f"tirx.{intrinsic}", rule)
+
+
+def _register_rule(tvm: ModuleType, operator: str, rule: Callable[[ModuleType, str, list[Any]], Any]) -> None:
+    register = getattr(tvm.tirx, "register_intrin_lowering", None) or tvm.ir.register_intrin_lowering
+    register(operator, target="c", f=_lowering(tvm, rule), level=99)
+
+
+def register_c_function(name: str) -> str:
+    """Make a pure C function callable from expressions by the operator whose name is returned.
+
+    Only the C target knows it. An `extern` call would do for C, but TVM would also try to run it, and crash, where it folds
+    what has only constants as inputs; a function that it cannot build it leaves as it is.
+    """
+    from tvm_ffi import get_global_func  # noqa: PLC0415
+
+    tvm = load_tvm()
+    operator = f"mlf.{name}"
+    get_global_func("ir.RegisterOp")(operator, "a function of fixed_point.c")
+    tvm.ir.register_op_attr(operator, "TCallEffectKind", _PURE)
+    tvm.ir.register_op_attr(operator, "TScriptPrinterName", operator)
+    _register_rule(tvm, operator, lambda tvm, dtype, args: tvm.tirx.call_pure_extern(dtype, name, *args))
+    return operator
 
 
 def _lowering(tvm: ModuleType, rule: Callable[[ModuleType, str, list[Any]], Any]) -> Callable[[Any], Any]:

@@ -9,8 +9,9 @@ import numpy as np
 
 from mlf.errors import UnsupportedError, UsageError
 from mlf.frontends.tvm.imported import ImportedModel
-from mlf.frontends.tvm.quantized import OPAQUE, Requantization
+from mlf.frontends.tvm.quantized import OPAQUE
 from mlf.frontends.tvm.releases import load_tvm, shape_and_dtype, tensor_type, type_of
+from mlf.frontends.tvm.requantization import Requantization
 from mlf.frontends.tvm.tflite_elements import ELEMENTS
 from mlf.frontends.tvm.tflite_layers import LAYERS
 from mlf.frontends.tvm.tflite_moves import FOLDS, MOVES
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import NoReturn
 
-    from mlf.frontends.tvm.quantized import Arithmetic
+    from mlf.frontends.tvm.requantization import Arithmetic
     from mlf.frontends.tvm.tflite_reader import FileModel, FileOperator, FileTensor
 
 ROUNDINGS = ("tflite", "float")

@@ -23,7 +23,7 @@ from mlf.frontends.tvm.tflite_nodes import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from mlf.frontends.tvm.quantized import Requantization
+    from mlf.frontends.tvm.requantization import Requantization
     from mlf.frontends.tvm.tflite import Importer
     from mlf.frontends.tvm.tflite_nodes import Node
     from mlf.frontends.tvm.tflite_reader import FileTensor

@@ -28,7 +28,7 @@ from mlf.frontends.tvm.tflite_nodes import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from mlf.frontends.tvm.quantized import Arithmetic, Requantization
+    from mlf.frontends.tvm.requantization import Arithmetic, Requantization
     from mlf.frontends.tvm.tflite import Importer
     from mlf.frontends.tvm.tflite_nodes import Node
     from mlf.frontends.tvm.tflite_reader import FileTensor
