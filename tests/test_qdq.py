@@ -8,10 +8,10 @@ import tarfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import fixed_point
 import numpy as np
 import onnx
 import onnxruntime
+import operator_helpers
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -141,7 +141,7 @@ def machine(module: Any) -> Callable[..., list[Array]]:
     """Compile a module of Relax for this machine."""
     import tvm  # noqa: PLC0415
 
-    fixed_point.teach_jit()
+    operator_helpers.teach_jit()
     compiled = tvm.relax.VirtualMachine(tvm.relax.build(module, "llvm"), tvm.cpu())
 
     def run(*inputs: Array) -> list[Array]:

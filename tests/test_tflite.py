@@ -7,8 +7,8 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import fixed_point
 import numpy as np
+import operator_helpers
 import pytest
 from tflite_models import Graph, Op, Spec, constant, model_file
 
@@ -46,7 +46,7 @@ def compiled(data: bytes, **options: Any) -> Callable[[Sequence[Any]], list[Any]
     import tvm  # noqa: PLC0415
     from tvm import relax  # noqa: PLC0415
 
-    fixed_point.teach_jit()
+    operator_helpers.teach_jit()
     imported = import_quantized(data, where="model.tflite", **options)
     assert imported is not None
     machine = relax.VirtualMachine(relax.build(imported.module, "llvm"), tvm.cpu())

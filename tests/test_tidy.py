@@ -66,6 +66,11 @@ def shown(node: Any) -> str:
         ("const int32_t z = (x) > (0) ? (x) : (0);", "const int32_t z = x > 0 ? x : 0;"),
         ("memcpy(((void*)a), ((void*)b), (size_t)4);", "memcpy((void*)a, (void*)b, (size_t)4);"),
         ("(void)x;", "(void)x;"),
+        ("float z = (x) > (0.0f) ? (x) : (0.0f);", "float z = relu(x);"),
+        ("float z = (x) < (6.0f) ? (x) : (6.0f);", "float z = at_most(x, 6.0f);"),
+        ("float z = (x) < (0.0f) ? (x) : (0.0f);", "float z = x < 0.0f ? x : 0.0f;"),
+        ("float z = (x) > (1.0f) ? (x) : (1.0f);", "float z = x > 1.0f ? x : 1.0f;"),
+        ("float z = (x) > (0.0f) ? (y) : (0.0f);", "float z = x > 0.0f ? y : 0.0f;"),
     ],
 )  # fmt: skip
 def test_an_expression_loses_what_it_does_not_need(given_: str, printed: str) -> None:

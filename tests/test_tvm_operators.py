@@ -316,7 +316,7 @@ def test_numbers_are_those_of_onnxruntime(results: Any, right: Any, variant: str
 
 def test_all_operators_are_plain_c(models: Mapping[str, CompiledModel]) -> None:
     text = "".join(model.operators for model in models.values())
-    assert not re.findall(r"\b(?:static|malloc|calloc|alloca|TVM\w+|DL\w+|goto|extern)\b", text)
+    assert not re.findall(r"\b(?:static(?! inline)|malloc|calloc|alloca|TVM\w+|DL\w+|goto|extern)\b", text)
     assert sorted(set(re.findall(r"#include (.+)", text))) == ["<math.h>", "<stdbool.h>", "<stdint.h>"]
 
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from mlf import codegen
 from mlf.csource import C_TYPES
 from mlf.errors import UnsupportedError
+from mlf.frontends.tvm import helpers
 from mlf.frontends.tvm.guards import without_guards
 from mlf.frontends.tvm.releases import simplify_pass, source_of
-from mlf.frontends.tvm.requantization import functions
 from mlf.frontends.tvm.tidy import tidied
 
 if TYPE_CHECKING:
@@ -102,22 +102,14 @@ def _unpacked(tvm: ModuleType) -> Any:
 
 
 def _headed(definitions: Sequence[str]) -> str:
-    body = "\n".join([*_helpers("\n".join(definitions)), *definitions])
+    body = "\n".join([*helpers.definitions("\n".join(definitions)), *definitions])
     lines = ["#include <stdint.h>"]
     lines += ["#include <stdbool.h>"] if re.search(r"\b(?:bool|true|false)\b", body) else []
-    if re.search(r"\b(?:INFINITY|NAN|[a-z0-9]+f?\()", body):
+    called = {*re.findall(r"\b([a-z0-9]+)\(", body)} - helpers.functions().keys()
+    if called or re.search(r"\b(?:INFINITY|NAN)\b", body):
         lines.insert(0, "#include <math.h>")
     lines += ["#include <string.h>"] if "mem" in body and re.search(r"\bmem(?:cpy|set)\(", body) else []
     return "\n".join(sorted(lines)) + "\n\n" + body
-
-
-def _helpers(text: str) -> list[str]:
-    """List the definitions of what a text calls of fixed_point.c, and of what those call."""
-    found: list[str] = []
-    for name, definition in reversed(list(functions().items())):
-        if f"{name}(" in text + "".join(found):
-            found.insert(0, definition)
-    return found
 
 
 class _Operator:
@@ -132,7 +124,9 @@ class _Operator:
         self.lent: list[str] = []
         self.body = self._mended(found["body"], numbers)
         short = _short_names(found["parameters"] + self.body + "".join(self.lent))
-        short |= {name: f"{name}_" for name in functions() if re.search(rf"\b{name}\b(?!\()", found["parameters"])}
+        short |= {
+            name: f"{name}_" for name in helpers.functions() if re.search(rf"\b{name}\b(?!\()", found["parameters"])
+        }
         self.body = _renamed(self.body, short)
         self.lent = [_renamed(item, short) for item in self.lent]
         parameters = _renamed(found["parameters"], short).split(", ") if found["parameters"] else []

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mlf.frontends.tvm import fixedpoint
 from mlf.frontends.tvm.fixedpoint import limits, quantize_multiplier
+from mlf.frontends.tvm.helpers import call
 from mlf.frontends.tvm.requantization import (
-    call,
     cast,
     clipped,
     const,

@@ -185,7 +185,7 @@ def register_c_function(name: str) -> str:
 
     tvm = load_tvm()
     operator = f"mlf.{name}"
-    get_global_func("ir.RegisterOp")(operator, "a function of fixed_point.c")
+    get_global_func("ir.RegisterOp")(operator, "a function of operator_helpers.c")
     tvm.ir.register_op_attr(operator, "TCallEffectKind", _PURE)
     tvm.ir.register_op_attr(operator, "TScriptPrinterName", operator)
     _register_rule(tvm, operator, lambda tvm, dtype, args: tvm.tirx.call_pure_extern(dtype, name, *args))

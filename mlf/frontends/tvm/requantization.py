@@ -1,25 +1,19 @@
-"""How sums of products become the integers of a tensor, as expressions of TVM that call C functions of templates/fixed_point.c.
-
-An operator calls a function where a person would: its C stays short, and a compiler that saves bytes keeps one copy.
-"""
+"""How sums of products become the integers of a tensor, as expressions of TVM."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from mlf import codegen
 from mlf.frontends.tvm import fixedpoint
 from mlf.frontends.tvm.fixedpoint import limits, quantize_multiplier, reduced_multiplier
+from mlf.frontends.tvm.helpers import call
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 Arithmetic = Literal["twice", "once", "wide", "float"]
 _FRACTION_BITS = {"twice": 31, "once": 31, "wide": 15}  # of multipliers
-_FUNCTION = re.compile(r"^static inline \w+ (\w+)\(", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,27 +158,6 @@ def round_to_even(value: Any) -> Any:
 def round_half_away(value: Any) -> Any:
     """Round a float that fits 31 bits to an integer of 32 bits, ties away from zero."""
     return call("int32", "round_away", value)
-
-
-def call(dtype: str, function: str, *arguments: Any) -> Any:
-    """Call a function of fixed_point.c."""
-    numbers = (const(item, "int32") if isinstance(item, int) else item for item in arguments)
-    return _tirx().call_intrin(dtype, operators()[function], *numbers)
-
-
-@cache
-def operators() -> Mapping[str, str]:
-    """Register the functions of fixed_point.c with TVM; gives its operator for each."""
-    from mlf.frontends.tvm.releases import register_c_function  # noqa: PLC0415
-
-    return {name: register_c_function(name) for name in functions()}
-
-
-@cache
-def functions() -> Mapping[str, str]:
-    """Read the definitions of fixed_point.c, each with its comment, by name; a function calls only those before it."""
-    text = (codegen.TEMPLATES / "fixed_point.c").read_text(encoding="utf-8")
-    return {found[1]: f"{block.strip()}\n" for block in text.split("\n\n") if (found := _FUNCTION.search(block))}
 
 
 def const(value: float, dtype: str) -> Any:

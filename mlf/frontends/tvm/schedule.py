@@ -7,6 +7,7 @@ from typing import Any
 
 from mlf.frontends.tvm.releases import load_tvm
 
+_GROUPS = (4, 3, 2)  # sums at once; four fill a vector of a Cortex-M55
 _REDUCTION = 2  # tirx.IterVar.CommReduce
 # Functions that cost more than reading a number that was kept.
 _COSTLY = (
@@ -30,11 +31,11 @@ def scheduled(function: Any) -> Any:
     tvm = load_tvm()
     name = function.attrs["global_symbol"] if function.attrs and "global_symbol" in function.attrs else None
     try:
-        schedule = tvm.s_tir.Schedule(tvm.IRModule({"main": function.with_attr("global_symbol", "main")}))
-        _Scheduler(schedule).run()
+        scheduler = _Scheduler(tvm.s_tir.Schedule(tvm.IRModule({"main": function.with_attr("global_symbol", "main")})))
+        scheduler.run()
     except _errors():
         return function
-    done = schedule.mod["main"]
+    done = scheduler.schedule.mod["main"]
     return done.with_attr("global_symbol", name) if name else done.without_attr("global_symbol")
 
 
@@ -51,15 +52,20 @@ class _Scheduler:
     def __init__(self, schedule: Any) -> None:
         self.schedule = schedule
         self.errors = _errors()
+        self.grouped: set[str] = set()
 
     def run(self) -> None:
         for block in self._blocks():
             if not self._is_reduction(block) and self._is_worth_inlining(block):
                 self._try(lambda block=block: self.schedule.compute_inline(block))
-        for block in reversed(self._blocks()):
-            self._move_into_consumer(block)
         for block in self._blocks():
-            if self._is_reduction(block):
+            if self._is_reduction(block) and self._is_sum_of_products(block):
+                self._group(block)
+        for block in reversed(self._blocks()):
+            if self._name(block) not in self.grouped:
+                self._move_into_consumer(block)
+        for block in self._blocks():
+            if self._is_reduction(block) and self._name(block) not in self.grouped:
                 self._start_before_loops(block)
 
     def _try(self, step: Any) -> bool:
@@ -74,6 +80,45 @@ class _Scheduler:
 
     def _is_reduction(self, block: Any) -> bool:
         return any(int(item.iter_type) == _REDUCTION for item in self.schedule.get(block).iter_vars)
+
+    def _name(self, block: Any) -> str:
+        return str(self.schedule.get(block).name_hint)
+
+    def _is_sum_of_products(self, block: Any) -> bool:
+        """Tell whether a block adds products of two numbers that it reads, without a test for padding."""
+        update = self.schedule.get(block).body
+        product = getattr(getattr(update, "value", None), "b", None)
+        return type(product).__name__ == "Mul" and all(hasattr(getattr(product, item), "indices") for item in "ab")
+
+    def _group(self, block: Any) -> None:
+        """Compute a few neighbouring sums at once, which share what they read: in registers, or in one of four numbers.
+
+        Each sum adds what it added before, in the same order.
+        """
+        before = self.schedule
+        self.schedule = before.copy()
+        if not self._try(lambda: self._compute_together(block)):
+            self.schedule = before
+
+    def _compute_together(self, block: Any) -> None:
+        schedule = self.schedule
+        consumers = list(schedule.get_consumers(block))
+        (consumer,) = consumers or [schedule.cache_write(block, 0, "global")]
+        loops = list(schedule.get_loops(consumer))
+        extent = int(schedule.get(loops[-1]).extent)
+        count = max((item for item in _GROUPS if extent % item == 0), default=0)
+        if not count or self._is_reduction(consumer) or self._extent(consumer) != self._spatial_extent(block):
+            raise ValueError(self._name(block))
+        outer, inner = schedule.split(loops[-1], [None, count])
+        schedule.compute_at(block, outer)
+        own = list(schedule.get_loops(block))[len(loops) :]
+        summed = [loop for loop in own if self._is_summed(block, loop)]
+        (together,) = [loop for loop in own if not self._is_summed(block, loop)]
+        schedule.reorder(*summed, together)
+        first = schedule.decompose_reduction(block, summed[0])
+        for loop in (together, inner, list(schedule.get_loops(first))[-1]):
+            schedule.unroll(loop)
+        self.grouped |= {self._name(block), self._name(first)}
 
     def _is_worth_inlining(self, block: Any) -> bool:
         """What costs little is computed where it is used; what costs much only if it is used in one place, once."""

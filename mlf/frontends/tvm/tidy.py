@@ -1,7 +1,7 @@
 """The C that TVM prints, printed once more as a person would write it.
 
 TVM puts parentheses around everything and writes `a = (a + b)`. Here a function keeps its statements, in their order, and
-its numbers to the letter; what changes is how they look.
+its numbers to the letter; what changes is how they look, and that limits of floats become calls of operator_helpers.c.
 """
 
 from __future__ import annotations
@@ -196,8 +196,24 @@ def _declaration(node: Any) -> str:
 
 
 def _choose(node: Any) -> str:
+    limited = _limited(node)
+    if limited:
+        return limited
     condition, first, second = _operand(node.cond), _operand(node.iftrue), _operand(node.iffalse)
     return f"{condition} ? {first} : {second}"
+
+
+def _limited(node: Any) -> str | None:
+    """Write `x > 0.0f ? x : 0.0f`, and `x < 6.0f ? x : 6.0f`, as calls of functions that need no comparison of floats."""
+    test, limit = node.cond, node.iffalse
+    if type(test).__name__ != "BinaryOp" or type(limit).__name__ != "Constant" or not limit.value.endswith("f"):
+        return None
+    value = _plain(node.iftrue)
+    if (_plain(test.left), _plain(test.right)) != (value, limit.value):
+        return None
+    if test.op == ">" and float(limit.value[:-1]) == 0:
+        return f"relu({value})"
+    return f"at_most({value}, {limit.value})" if test.op == "<" and float(limit.value[:-1]) > 0 else None
 
 
 def _unary(node: Any) -> str:

@@ -1,4 +1,4 @@
-"""The functions of mlf/templates/fixed_point.c for callers other than generated C: a shared library, and a rule for TVM's JIT."""
+"""The functions of mlf/templates/operator_helpers.c for callers other than generated C: a shared library, and a rule for TVM's JIT."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlf.csource import C_TYPES
+from mlf.frontends.tvm.helpers import functions, operators
 from mlf.frontends.tvm.releases import load_tvm
-from mlf.frontends.tvm.requantization import functions, operators
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,7 @@ def load() -> ctypes.CDLL:
     """Compile the functions and load them for the whole process."""
     text = "#include <stdint.h>\n" + "\n".join(functions().values()).replace("static inline ", "")
     with tempfile.TemporaryDirectory() as folder:
-        source, library = Path(folder) / "fixed_point.c", Path(folder) / "libfixed_point.so"
+        source, library = Path(folder) / "helpers.c", Path(folder) / "libhelpers.so"
         source.write_text(text, encoding="utf-8")
         subprocess.run(
             ["gcc", "-std=c99", "-O1", "-Wall", "-Wextra", "-Werror", "-pedantic", "-fsanitize=undefined",

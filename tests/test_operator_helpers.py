@@ -7,14 +7,13 @@ import math
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-import fixed_point
 import numpy as np
+import operator_helpers
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from mlf.frontends.tvm.operators import _helpers
-from mlf.frontends.tvm.requantization import functions
+from mlf.frontends.tvm.helpers import definitions, functions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +28,7 @@ def function(name: str) -> Callable[..., float]:
     """Give a function as C declares it."""
     head = functions()[name].split("static inline ")[1].split(") {")[0]
     result, _, rest = head.partition(" ")
-    found = fixed_point.load()[name]
+    found = operator_helpers.load()[name]
     found.restype = KINDS[result]
     found.argtypes = [KINDS[item.rpartition(" ")[0]] for item in rest.split("(")[1].split(", ")]
     return found
@@ -55,6 +54,8 @@ def test_a_product_is_rounded_upwards(left: int, right: int) -> None:
 @example(value=3, places=0)
 @example(value=-3, places=0)
 @example(value=(1 << 31) - 1, places=30)
+@example(value=(1 << 31) - 1, places=0)
+@example(value=1 - (1 << 31), places=0)
 def test_a_shift_is_rounded_away_from_zero(value: int, places: int) -> None:
     assume(value > -(1 << 31))  # no product is that small
     assert function("fixed_shift")(value, places) == away(Fraction(value, 2 << places))
@@ -127,9 +128,34 @@ def test_floats_are_clipped_and_what_is_no_number_is_large(value: float, clipped
     assert function("clip_float")(value, -2.0, 3.0) == clipped
 
 
+FLOATS = st.floats(width=32, allow_nan=False)
+
+
+@given(FLOATS)
+@example(-0.0)
+@example(math.inf)
+@example(-math.inf)
+def test_what_is_negative_becomes_zero(value: float) -> None:
+    found = function("relu")(value)
+    assert found == max(value, 0.0)
+    assert math.copysign(1, found) == 1
+
+
+@given(value=FLOATS, limit=st.floats(0, exclude_min=True, width=32))
+@example(value=-math.inf, limit=6.0)
+@example(value=math.inf, limit=6.0)
+@example(value=-(2.0**-149), limit=2.0**-149)
+def test_what_is_above_a_limit_becomes_the_limit(value: float, limit: float) -> None:
+    assert function("at_most")(value, limit) == min(value, limit)
+
+
+def test_what_is_no_number_stays_none() -> None:
+    assert math.isnan(function("relu")(math.nan))
+
+
 def test_an_operator_gets_the_functions_it_calls_and_what_they_call() -> None:
     found = [
-        text.split("static inline ")[1].split("(")[0].split()[1] for text in _helpers("y = fixed_scale(x, 3, 4);\n")
+        text.split("static inline ")[1].split("(")[0].split()[1] for text in definitions("y = fixed_scale(x, 3, 4);\n")
     ]
     assert found == ["fixed_product", "fixed_shift", "fixed_scale"]
-    assert _helpers("y = x;\n") == []
+    assert definitions("y = x;\n") == []

@@ -3,9 +3,10 @@ static inline int32_t fixed_product(int32_t a, int32_t b) {
   return (int32_t)(((int64_t)a * b + ((int64_t)1 << 30)) >> 31);
 }
 
-/* value / 2^(places + 1), to the nearest integer, ties away from zero. */
+/* value / 2^(places + 1), to the nearest integer, ties away from zero; for values above -2^31. */
 static inline int32_t fixed_shift(int32_t value, int places) {
-  return (((value + (value >> 31)) >> places) + 1) >> 1;
+  const int32_t twice = (value + (value >> 31)) >> places;
+  return (twice >> 1) + (twice & 1);
 }
 
 /* value / 2^places, to the nearest integer, ties away from zero; places may be 0. */
@@ -49,6 +50,26 @@ static inline int32_t round_away(float value) {
   const int32_t whole = (int32_t)value;
   const float rest = value - (float)whole;
   return whole + (rest >= 0.5f) - (rest <= -0.5f);
+}
+
+/* The larger of a float and 0, by its sign bit: for vectors, and where comparing floats takes long. */
+static inline float relu(float value) {
+  union {
+    float number;
+    int32_t bits;
+  } word = {value};
+  word.bits &= ~(word.bits >> 31);
+  return word.number;
+}
+
+/* The smaller of a float and a limit above 0: bits of floats that are not both negative compare as integers do. */
+static inline float at_most(float value, float limit) {
+  union {
+    float number;
+    int32_t bits;
+  } word = {value}, bound = {limit};
+  if (word.bits > bound.bits) word.bits = bound.bits;
+  return word.number;
 }
 
 static inline int32_t clip_int32(int32_t value, int32_t low, int32_t high) {
