@@ -71,9 +71,7 @@ def _rewritten(lines: list[str], at: int) -> list[str] | None:
     nest = _nest(lines, at)
     if guarded is None or not nest:
         return None
-    declared, condition, value, accumulated = guarded
-    if not _is_neutral(lines[at + 4].strip(), lines[accumulated], declared):
-        return None
+    condition, kept, end = guarded
     definitions = _definitions(lines)
     variables = [_LOOP.fullmatch(lines[line])["variable"] for line in nest]  # type: ignore[index]  # it matched before
     bounds, rest = [], []
@@ -85,11 +83,37 @@ def _rewritten(lines: list[str], at: int) -> list[str] | None:
             bounds.append(found)
     if not bounds:
         return None
-    return _assembled(lines, at, nest, bounds, rest, value)
+    return _assembled(lines, (at, end), nest, bounds, rest, kept)
 
 
-def _guarded(lines: Sequence[str], at: int) -> tuple[str, str, str, int] | None:
-    """Read `T v; if (c) { v = x; } else { v = 0; } sum;`: gives v with its type, c, x and the line of the sum."""
+def _guarded(lines: Sequence[str], at: int) -> tuple[str, list[str], int] | None:
+    """Read sums that are all a loop holds, each `T v; if (c) { v = x; } else { v = 0; } sum = (sum + v * y);`, of one condition.
+
+    Gives the condition, the same without it, definitions between the sums among them, and the line behind the last sum.
+    """
+    conditions: set[str] = set()
+    kept: list[str] = []
+    names: dict[str, str] = {}
+    while at < len(lines) and lines[at].strip() != "}":
+        if kept and _DEFINITION.fullmatch(lines[at]):
+            kept.append(lines[at])
+            at += 1
+            continue
+        found = _guarded_sum(lines, at)
+        if found is None:
+            return None
+        condition, type_, name, value = found
+        conditions.add(condition)
+        if value not in names:
+            names[value] = name
+            kept.append(f"{_indent(lines[at])}{type_} {name} = {value};")
+        kept.append(re.sub(rf"\b{name}\b", names[value], lines[at + _LINES_OF_TEST]))
+        at += _LINES_OF_TEST + 1
+    return (conditions.pop(), kept, at) if len(conditions) == 1 else None
+
+
+def _guarded_sum(lines: Sequence[str], at: int) -> tuple[str, str, str, str] | None:
+    """Read one such sum: gives its condition, and the type, the name and the value of what it declares."""
     if at + _LINES_OF_TEST + 1 >= len(lines):
         return None
     declaration, test = _DECLARATION.fullmatch(lines[at]), _TEST.fullmatch(lines[at + 1])
@@ -98,14 +122,13 @@ def _guarded(lines: Sequence[str], at: int) -> tuple[str, str, str, int] | None:
     first, other = _ASSIGNMENT.fullmatch(lines[at + 2]), _ASSIGNMENT.fullmatch(lines[at + 4])
     if not first or not other or {first["name"], other["name"]} != {declaration["name"]}:
         return None
-    if lines[at + 7].strip() != "}":  # the sum is all that follows in its loop
+    if not _is_neutral(lines[at + 4].strip(), lines[at + _LINES_OF_TEST], declaration["name"]):
         return None
-    return f"{declaration['type']} {declaration['name']}", test["condition"], first["value"], at + _LINES_OF_TEST
+    return test["condition"], declaration["type"], declaration["name"], first["value"]
 
 
-def _is_neutral(other: str, statement: str, declared: str) -> bool:
+def _is_neutral(other: str, statement: str, name: str) -> bool:
     """Tell whether adding what stands outside the tensor changes nothing."""
-    name = declared.split()[1]
     value = _ASSIGNMENT.fullmatch(other)
     found = _SUM.fullmatch(statement)
     if not value or not found or not _ZERO.fullmatch(value["value"]):
@@ -268,21 +291,19 @@ def _written(linear: Linear) -> str:
 
 
 def _assembled(
-    lines: Sequence[str], at: int, nest: Sequence[int], bounds: Sequence[_Bound], rest: Sequence[str], value: str
-) -> list[str]:
-    summed = at + _LINES_OF_TEST
+    lines: Sequence[str], span: tuple[int, int], nest: Sequence[int], bounds: Sequence[_Bound], rest: Sequence[str], kept: Sequence[str]
+) -> list[str]:  # fmt: skip
+    at, end = span
     indent = _indent(lines[at])
-    type_, name = lines[at].strip().rstrip(";").split()
-    kept = [f"{indent}{type_} {name} = {value};", lines[summed]]
     if rest:
         kept = [f"{indent}if ({' && '.join(f'({item})' for item in rest)}) {{", *(f"  {line}" for line in kept), f"{indent}}}"]  # fmt: skip
     loops = {line: loop for line in nest if (loop := _LOOP.fullmatch(lines[line]))}
     own = {line: [item for item in bounds if item.variable == loop["variable"]] for line, loop in loops.items()}
     limits = {line: _limits(loop, own[line]) for line, loop in loops.items() if own[line]}
-    first, last = nest[-1], next(index for index in range(summed, len(lines)) if lines[index] == _indent(lines[nest[-1]]) + "}")  # fmt: skip
-    plain = [*lines[first:at], *kept, *lines[summed + 1 : last + 1]]
+    first, last = nest[-1], next(index for index in range(end, len(lines)) if lines[index] == _indent(lines[nest[-1]]) + "}")  # fmt: skip
+    plain = [*lines[first:at], *kept, *lines[end : last + 1]]
     bounded = [text for index in range(first, at) for text in (_headed(loops[index], limits[index]) if index in limits else [lines[index]])]  # fmt: skip
-    bounded += [*kept, *lines[summed + 1 : last + 1]]
+    bounded += [*kept, *lines[end : last + 1]]
     if not rest and _is_small(loops.values()) and not any(_depends(item, loops.values()) for item in bounds):
         made = _with_interior(_indent(lines[first]), list(limits.values()), plain, [line for line in bounded if not _LIMIT.fullmatch(line)])  # fmt: skip
     else:

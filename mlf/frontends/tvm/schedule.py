@@ -7,6 +7,7 @@ from typing import Any
 
 from mlf.frontends.tvm.releases import load_tvm
 
+_MOST_DIMENSIONS = 4
 _GROUPS = (4, 3, 2)  # sums at once; four fill a vector of a Cortex-M55
 _REDUCTION = 2  # tirx.IterVar.CommReduce
 # Functions that cost more than reading a number that was kept.
@@ -85,40 +86,61 @@ class _Scheduler:
         return str(self.schedule.get(block).name_hint)
 
     def _is_sum_of_products(self, block: Any) -> bool:
-        """Tell whether a block adds products of two numbers that it reads, without a test for padding."""
-        update = self.schedule.get(block).body
-        product = getattr(getattr(update, "value", None), "b", None)
-        return type(product).__name__ == "Mul" and all(hasattr(getattr(product, item), "indices") for item in "ab")
+        """Tell whether a block adds products of two numbers that it reads, if need be 0 outside of a tensor."""
+        product = getattr(getattr(self.schedule.get(block).body, "value", None), "b", None)
+        if type(product).__name__ != "Mul":
+            return False
+        return all(hasattr(item, "indices") or _padding_test(item) is not None for item in _operands(product))
 
     def _group(self, block: Any) -> None:
         """Compute a few neighbouring sums at once, which share what they read: in registers, or in one of four numbers.
 
-        Each sum adds what it added before, in the same order.
+        Each sum adds what it added before, in the same order. Neighbours are along the innermost dimension that suits.
         """
         before = self.schedule
-        self.schedule = before.copy()
-        if not self._try(lambda: self._compute_together(block)):
-            self.schedule = before
+        for dimension in range(1, _MOST_DIMENSIONS + 1):
+            self.schedule = before.copy()
+            if self._try(lambda dimension=dimension: self._compute_together(block, dimension)):
+                return
+        self.schedule = before
 
-    def _compute_together(self, block: Any) -> None:
+    def _compute_together(self, block: Any, dimension: int) -> None:
+        """Raises ValueError for a dimension, counted from the last one, that does not suit."""
         schedule = self.schedule
-        consumers = list(schedule.get_consumers(block))
-        (consumer,) = consumers or [schedule.cache_write(block, 0, "global")]
+        (consumer,) = list(schedule.get_consumers(block)) or [schedule.cache_write(block, 0, "global")]
         loops = list(schedule.get_loops(consumer))
-        extent = int(schedule.get(loops[-1]).extent)
-        count = max((item for item in _GROUPS if extent % item == 0), default=0)
-        if not count or self._is_reduction(consumer) or self._extent(consumer) != self._spatial_extent(block):
-            raise ValueError(self._name(block))
-        outer, inner = schedule.split(loops[-1], [None, count])
-        schedule.compute_at(block, outer)
+        if (
+            self._is_reduction(consumer)
+            or self._extent(consumer) != self._spatial_extent(block)
+            or dimension > len(loops)
+        ):
+            raise ValueError(dimension)
+        extent = int(schedule.get(loops[-dimension]).extent)
+        count = next((item for item in _GROUPS if extent % item == 0), None)
+        if count is None:
+            raise ValueError(dimension)
+        outer, inner = schedule.split(loops[-dimension], [None, count])
+        within = loops[len(loops) - dimension + 1 :]
+        schedule.reorder(*within, inner)
+        schedule.compute_at(block, [outer, *within][-1])
         own = list(schedule.get_loops(block))[len(loops) :]
         summed = [loop for loop in own if self._is_summed(block, loop)]
         (together,) = [loop for loop in own if not self._is_summed(block, loop)]
+        if self._is_tested(block, together):
+            raise ValueError(dimension)
         schedule.reorder(*summed, together)
         first = schedule.decompose_reduction(block, summed[0])
         for loop in (together, inner, list(schedule.get_loops(first))[-1]):
             schedule.unroll(loop)
         self.grouped |= {self._name(block), self._name(first)}
+
+    def _is_tested(self, block: Any, loop: Any) -> bool:
+        """Tell whether what lies outside of a tensor depends on a loop."""
+        variable = self.schedule.get(loop).loop_var
+        pairs = zip(self.schedule.get(block).iter_vars, self._realize(block).iter_values, strict=True)
+        moving = [item.var for item, value in pairs if _mentions(value, variable)]
+        tests = [_padding_test(item) for item in _operands(self.schedule.get(block).body.value.b)]
+        return any(_mentions(test, item) for test in tests if test is not None for item in moving)
 
     def _is_worth_inlining(self, block: Any) -> bool:
         """What costs little is computed where it is used; what costs much only if it is used in one place, once."""
@@ -182,6 +204,16 @@ class _Scheduler:
         statement: Any = self.schedule.get(loops[-1]).body if loops else None
         parts = list(statement.seq) if hasattr(statement, "seq") else [statement]
         return next(item for item in parts if getattr(item, "block", None) is not None and item.block.same_as(wanted))
+
+
+def _operands(operation: Any) -> tuple[Any, ...]:
+    return operation.a, operation.b
+
+
+def _padding_test(expression: Any) -> Any:
+    """Give the condition under which an expression is what a tensor holds; None if it is not one of two values."""
+    name = str(getattr(getattr(expression, "op", None), "name", ""))
+    return expression.args[0] if name.endswith("if_then_else") else None
 
 
 def _mentions(expression: Any, variable: Any) -> bool:
