@@ -23,6 +23,7 @@ BATCH_NORM = {
 }  # fmt: skip
 CONSTANTS: Mapping[str, Any] = {
     "w": WEIGHTS, "b": numbers(4, seed=6), **BATCH_NORM, "k": numbers(4, 1, 1, seed=11), "q": numbers(1, 4, 1, 1, seed=12) + 3,
+    "low": np.array(-0.5, np.float32), "high": np.array(0.75, np.float32), "nan": np.array(np.nan, np.float32),
     "two": np.array(2.5, np.float32), "zero": np.array([0, 1, 0, 2], np.float32).reshape(4, 1, 1), "wide": numbers(4, seed=9),
     "shape": np.array([1, 4, 12]), "rows": numbers(12), "tiny": np.full((4, 1, 1), 1e-38, np.float32),
     "one": numbers(1, 3, 3, 3, seed=5), "plane": numbers(1, 5, 1, 1, seed=3), "deep": numbers(4, 3, 4, seed=2),
@@ -38,6 +39,8 @@ CASES: Mapping[str, tuple[Sequence[Any], str, int, int]] = {
         [CONV, node("Sub", "k c", "s"), node("Mul", "s k", "m"), node("Div", "m q", "d"), node("Add", "two d", "y")], "y", 1, 2,
     ),
     "scalar": ([CONV, node("Mul", "c two", "m"), node("Sub", "m two", "y")], "y", 1, 2),
+    "limits": ([CONV, node("Clip", "c low high", "y")], "y", 1, 2),
+    "limit_that_is_no_number": ([CONV, node("Clip", "c nan high", "y")], "y", 1, 2),
     "twice": ([CONV, node("BatchNormalization", "c sc bi me va", "n"), node("Add", "n c", "y")], "y", 1, 6),
     "both_sides": ([CONV, node("Mul", "c c", "d"), node("Mul", "d q", "y")], "y", 1, 3),
     "also_an_output": ([CONV, node("Mul", "c q", "y")], "y c", 2, 3),

@@ -161,7 +161,7 @@ def test_an_integer_model_goes_from_its_file_to_the_board(folder: Path) -> None:
         members = [archive.extractfile(item) for item in archive if item.name.endswith((".c", ".h"))]
         code = "\n".join(file.read().decode() for file in members if file is not None)
     excerpts = blocks("c", section("Compile"))
-    assert len(excerpts) == 2
+    assert len(excerpts) == 3
     for excerpt in excerpts:
         assert without_scales(excerpt) in without_scales(code)
 

@@ -70,6 +70,59 @@ def test_a_sum_of_few_terms_is_written_twice_so_that_its_loops_unroll() -> None:
     assert without_guards(PADDED) == SPLIT
 
 
+def guarded(name: str, target: str, weight: str, value: str = "x[(cse_v1 - 1)]", test: str = "1 <= cse_v1") -> str:
+    return f"""\
+      float {name};
+      if ({test}) {{
+        {name} = {value};
+      }} else {{
+        {name} = 0.000000e+00f;
+      }}
+      {target} = ({target} + ({name} * {weight}));
+"""
+
+
+LOOP = """\
+    for (int32_t ry = 0; ry < 3000; ++ry) {
+      int32_t cse_v1 = (yy + ry);
+"""
+
+
+def test_sums_with_one_test_share_its_bounds_and_what_they_read() -> None:
+    body = guarded("condval", "t[0]", "w[ry]") + guarded("condval_1", "t[1]", "w[(ry + 3)]")
+    other = "      int32_t cse_v2 = (cse_v1 * 3);\n" + guarded("condval_2", "t[2]", "w[(ry + 6)]", value="x[cse_v2]")
+    assert (
+        without_guards(f"{LOOP}{body}{other}    }}\n")
+        == """\
+    const int32_t ry_begin = (1 - yy) > 0 ? (1 - yy) : 0;
+    for (int32_t ry = ry_begin; ry < 3000; ++ry) {
+      int32_t cse_v1 = (yy + ry);
+      float condval = x[(cse_v1 - 1)];
+      t[0] = (t[0] + (condval * w[ry]));
+      t[1] = (t[1] + (condval * w[(ry + 3)]));
+      int32_t cse_v2 = (cse_v1 * 3);
+      float condval_2 = x[cse_v2];
+      t[2] = (t[2] + (condval_2 * w[(ry + 6)]));
+    }
+"""
+    )
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        pytest.param(guarded("condval_1", "t[1]", "w[ry]", test="2 <= cse_v1"), id="another test"),
+        pytest.param("      t[1] = (t[1] + w[ry]);\n", id="a sum without a test"),
+        pytest.param(
+            guarded("condval_1", "t[1]", "w[ry]").replace("0.000000e+00f", "1.000000e+00f"), id="another number"
+        ),
+    ],
+)
+def test_sums_with_different_tests_keep_them(second: str) -> None:
+    body = f"{LOOP}{guarded('condval', 't[0]', 'w[ry]')}{second}    }}\n"
+    assert without_guards(body) == body
+
+
 @pytest.mark.parametrize("text", [BOUNDED, SPLIT])
 def test_what_is_bounded_is_not_rewritten_again(text: str) -> None:
     assert without_guards(text) == text

@@ -373,6 +373,46 @@ def test_an_operator_of_full_size_temporaries_borrows_them(tmp_path: Path) -> No
     assert (len(tight.program.calls[0].written), lay_out(tight.program).arena_bytes) == (1, 0)
 
 
+@pytest.mark.parametrize(
+    ("nodes", "weights"),
+    [
+        pytest.param([node("Conv", "x w", "c"), node("Relu", "c", "y")], (8, 8, 1, 1), id="1x1"),
+        pytest.param(
+            [node("Conv", "x w", "c"), node("Clip", "c low high", "y")], (8, 8, 1, 1), id="1x1 with two limits"
+        ),
+    ],
+)
+def test_gcc_makes_vectors_for_cortex_m55(tmp_path: Path, nodes: Sequence[Any], weights: tuple[int, ...]) -> None:
+    limits = {"low": scalar(0), "high": scalar(6)} if nodes[1].op_type == "Clip" else {}
+    path = tmp_path / "net.onnx"
+    inputs, outputs = [value("x", [1, 8, 6, 8])], [value("y", [1, 8, 6, 8])]
+    save(path, onnx_model(nodes, inputs, outputs, w=numbers(*weights), **limits))
+    (tmp_path / "net.c").write_text(compile_file(path, name="net", rounding="float").operators)
+    flags = ("-std=c99", "-O2", "-mcpu=cortex-m55", "-mthumb", "-mfloat-abi=hard", "-mfpu=auto")
+    subprocess.run(["arm-none-eabi-gcc", *flags, "-S", "net.c"], cwd=tmp_path, check=True)
+
+    code = (tmp_path / "net.s").read_text()
+    assert re.search(r"\bvmul\.f32\s+q\d", code)
+    assert not re.search(r"\b(?:vmul|vmla|vfma|vcmpe?)\.f32\s+s\d", code)
+
+
+@pytest.mark.parametrize(("channels", "sums"), [(8, 4), (6, 3), (10, 2), (7, 0)])
+@pytest.mark.parametrize("layout", ["valid", "padded"])
+def test_sums_are_computed_together_as_far_as_they_divide(
+    tmp_path: Path, channels: int, sums: int, layout: str
+) -> None:
+    path = tmp_path / "net.onnx"
+    pads = [1, 1, 1, 1] if layout == "padded" else [0, 0, 0, 0]
+    side = 7 if layout == "padded" else 9  # an image of 7 x 7 comes out, which divides by none
+    nodes = [node("Conv", "x w", "y", pads=pads)]
+    inputs, outputs = [value("x", [1, 3, side, side])], [value("y", [1, channels, 7, 7])]
+    save(path, onnx_model(nodes, inputs, outputs, w=numbers(channels, 3, 3, 3)))
+    operators = compile_file(path, name="net", rounding="float").operators
+    assert [int(item) for item in re.findall(r"^  float \w+\[(\d+)\];", operators, re.MULTILINE)] == (
+        [sums] if sums else []
+    )
+
+
 def test_numbers_in_the_code_keep_every_bit(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     exact = np.float32(0.1234567891)

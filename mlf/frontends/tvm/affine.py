@@ -1,10 +1,12 @@
 """Batch norms, biases and constant factors behind a convolution or matrix product become part of its weights.
 
-They cost a pass over the tensor and hinder fusing; folded they cost nothing. Also computes what depends on constants alone.
+They cost a pass over the tensor and hinder fusing; folded they cost nothing. Also computes what depends on constants alone,
+and takes limits that are one number into the code.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,8 @@ _ON_CONSTANTS: Mapping[str, Callable[..., Any]] = {
     "relax.rsqrt": lambda value: 1 / np.sqrt(value),
     "relax.negative": np.negative,
 }
+_ON_ANY_CONSTANTS: Mapping[str, Callable[..., Any]] = {"relax.isnan": np.isnan, "relax.where": np.where}
+_LIMIT = re.compile(r"(maximum|minimum)\d*")  # functions that TVM's importer of Clip writes
 _RESHAPING = ("relax.expand_dims", "relax.reshape", "relax.squeeze")
 _SMALLEST_FACTOR = 1e-30  # a factor that close to zero may leave nothing of the weights
 
@@ -136,6 +140,9 @@ class _Folder:
         if name in _RESHAPING or name in ("relax.permute_dims", "relax.astype", "relax.broadcast_to"):
             array = self._array(call.args[0])
             return None if array is None else self._rearranged(name, array, call)
+        if name in _ON_ANY_CONSTANTS:
+            arrays = [self._array(item) for item in call.args]
+            return None if any(item is None for item in arrays) else self.relax.const(_ON_ANY_CONSTANTS[name](*arrays))
         if name not in _ON_CONSTANTS:
             return None
         arrays = [self._array(item) for item in call.args]
@@ -191,7 +198,21 @@ class _Folder:
                 return None if values is None else _applied(linear, name, values, is_first=index == 0)
         return None
 
+    def _limited(self, call: Any) -> Any:
+        """Give a limit that is one number to TVM's own operator, which writes it into the code; None for anything else."""
+        found = (
+            _LIMIT.fullmatch(call.args[0].name_hint) if str(getattr(call.op, "name", "")) == "relax.call_tir" else None
+        )
+        arguments = list(getattr(call.args[1], "fields", ())) if found else []
+        limit = self._array(arguments[1]) if len(arguments) == 2 else None
+        if found is None or limit is None or limit.ndim:
+            return None
+        return getattr(self.relax.op, found[1])(self._expression(arguments[0]), self._seen(arguments[1]))
+
     def _emit(self, variable: Any, value: Any) -> Any:
+        limited = self._limited(value) if isinstance(value, self.relax.Call) else None
+        if limited is not None:
+            return self.builder.emit(limited, name_of(variable))
         if isinstance(value, self.relax.Call):
             arguments = [self._expression(item) for item in value.args]
             value = self.relax.Call(value.op, arguments, value.attrs, getattr(value, "sinfo_args", None) or getattr(value, "ty_args", None))  # fmt: skip

@@ -176,7 +176,9 @@ def _is_clear(outer: str, inner: str, *, is_right: bool) -> bool:
         return False
     if outer in _SUMS:
         return True
-    return outer in _CHAINS and (inner not in _CHAINS or inner == outer)
+    if outer in ("<<", ">>", "&", "|", "^"):
+        return False
+    return inner in _SUMS or (outer in _CHAINS and (inner not in _CHAINS or inner == outer))
 
 
 def _assignment(node: Any) -> str:
