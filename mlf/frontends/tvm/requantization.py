@@ -110,7 +110,10 @@ class Requantization:
     def rounded(self, value: Any) -> Any:
         """Give the integer of the output for a float in its units, ties to even."""
         low, high = float(self.low - self.zero_point), float(self.high - self.zero_point)
-        value = call("float32", "clip_float", value, const(low, "float32"), const(high, "float32"))
+        if low == 0 and high > 0:
+            value = call("float32", "at_most", call("float32", "relu", value), const(high, "float32"))
+        else:
+            value = call("float32", "clip_float", value, const(low, "float32"), const(high, "float32"))
         return cast(round_to_even(value) + self.zero_point, self.dtype)
 
 
