@@ -421,6 +421,14 @@ def test_text_of_many_models_fits_a_terminal_and_leaves_out_small_ones(linked: L
     assert any(re.fullmatch(r"  [0-9]+ more +[0-9]+ +[0-9]+ +[0-9]+", line) for line in lines)
 
 
+@pytest.mark.parametrize(("count", "words"), [(11, "1 more model is smaller"), (12, "2 more models are smaller")])
+def test_models_that_are_left_out_are_counted(desk: Path, count: int, words: str) -> None:
+    document = mlf.size(desk / "libmodels.json")
+    document = {**document, "models": [document["models"][0]] * count}
+
+    assert size_text(document).endswith(f"{words}; --json lists them too")
+
+
 def test_a_budget_that_is_kept(desk: Path) -> None:
     said = command(desk, "size", "libmodels.json", "--budget", "flash=64K,ram=8K")
 

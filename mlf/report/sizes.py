@@ -126,7 +126,8 @@ def size_text(document: Mapping[str, Any]) -> str:
         *(_model_size_lines(model) for model in _largest(document["models"], "flash_bytes", "sizes")),
     ]
     hidden = len(document["models"]) - _SHOWN_ROWS
-    parts += [[f"{hidden} more models are smaller; --json lists them too"]] if hidden > 0 else []
+    words = "model is" if hidden == 1 else "models are"
+    parts += [[f"{hidden} more {words} smaller; --json lists them too"]] if hidden > 0 else []
     return "\n\n".join("\n".join(map(_wrapped, part)) for part in parts if part)
 
 
@@ -147,7 +148,7 @@ def _image_lines(document: Mapping[str, Any]) -> list[str]:
     rows = [["in firmware", "flash", "RAM"], [*part("everything", document["totals"]), "without --gc-sections"]]
     rows += [
         [*part(f"models by {name}", linked[role]), "with --gc-sections"]
-        for role, name in (("run", "run"), ("tvm_module_main", "tvm_module_main"), ("registry", "mlf_find_model"))
+        for role, name in (("run", "run"), ("tvm_module_main", "tvm_module_main"), ("registry", "the registry"))
     ]
     rows += [[f"budget for {item['kind']}", *_budget_cells(item), _budget_words(item)] for item in document["budget"]]
     relaxed = "RISC-V" in document["machine"]
