@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from mlf.frontends.tvm import fixedpoint, qdq_kernels, quantized
+from mlf.frontends.tvm import fixedpoint, qdq_kernels, quantized_elements
 from mlf.frontends.tvm.qdq_kernels import Release
 from mlf.frontends.tvm.qdq_operators import BINARY, CLIPS, HANDLERS, UNARY, foreign_operator
 from mlf.frontends.tvm.qdq_values import (
@@ -30,7 +30,7 @@ from mlf.frontends.tvm.qdq_values import (
     Target,
     last_shape,
 )  # fmt: skip
-from mlf.frontends.tvm.quantized import OPAQUE
+from mlf.frontends.tvm.quantized_layers import OPAQUE
 from mlf.frontends.tvm.releases import constant_array, is_constant, load_tvm, name_of, shape_and_dtype, type_of
 from mlf.frontends.tvm.requantization import Requantization
 from mlf.metadata import Quantization
@@ -312,7 +312,9 @@ class Rewriter:
             qdq_kernels.quantize, scale=target.scale, requantization=self._requantization(target, np.ones(1))
         )
         if self.is_fixed:
-            function = partial(quantized.quantize, scale=target.scale, zero_point=target.zero_point, dtype=target.dtype)
+            function = partial(
+                quantized_elements.quantize, scale=target.scale, zero_point=target.zero_point, dtype=target.dtype
+            )
         made = self.builder.emit_te(function, self.expression(node), primfunc_name_hint=f"quantize_{target.dtype}")
         shape = tuple(shape_and_dtype(type_of(node))[0])
         preferred: LayoutName = "last" if len(shape) == 4 else "plain"
@@ -350,14 +352,14 @@ class Rewriter:
                 return self._clipped(value.source, low, high)
         return self.map(
             value.source,
-            quantized.lookup,
+            quantized_elements.lookup,
             table.astype(target.dtype),
             name=f"lookup_{target.dtype}",
             dtype=target.dtype,
         )
 
     def _clipped(self, source: Integers, low: int, high: int) -> Integers:
-        function = partial(quantized.clip, low=low, high=high)
+        function = partial(quantized_elements.clip, low=low, high=high)
         return self.map(source, function, name=f"clip_{source.dtype}", dtype=source.dtype)
 
     def _requantization(self, target: Target, factors: Array) -> Requantization:
@@ -503,14 +505,14 @@ class Rewriter:
         if value.kind == "multiply":
             product = np.float32(scales[0]) * np.float32(scales[1]) / np.float32(target.scale)
             return partial(
-                quantized.multiply,
+                quantized_elements.multiply,
                 zero_points=zero_points,
                 requantization=self._requantization(target, np.array([product])),
             )
         requantization = self._requantization(target, np.ones(1))
         if self.is_fixed:
             return partial(
-                quantized.add, scales=scales, zero_points=zero_points, is_difference=value.kind == "subtract",
+                quantized_elements.add, scales=scales, zero_points=zero_points, is_difference=value.kind == "subtract",
                 output_scale=target.scale, requantization=requantization,
             )  # fmt: skip
         left, right = (float(np.float32(scale) / np.float32(target.scale)) for scale in scales)

@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mlf.frontends.tvm.quantized import is_padded
-from mlf.frontends.tvm.releases import load_tvm, shape_and_dtype
+from mlf.frontends.tvm.loops import shape_of, te_module
+from mlf.frontends.tvm.quantized_elements import broadcast
+from mlf.frontends.tvm.quantized_layers import is_padded
+from mlf.frontends.tvm.releases import load_tvm
 from mlf.frontends.tvm.requantization import Requantization
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from mlf.frontends.tvm.quantized import Window
+    from mlf.frontends.tvm.quantized_layers import Window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,20 +38,10 @@ class Release(Requantization):
         return value if high is None else tirx.min(value, tirx.const(high, "float32"))
 
 
-def _te() -> Any:
-    from tvm import te  # noqa: PLC0415
-
-    return te
-
-
 def quantize(x: Any, *, scale: float, requantization: Requantization) -> Any:
     """Make integers of floats: x / scale, rounded with ties to even, plus the zero point, clipped."""
     divisor = load_tvm().tirx.const(scale, "float32")
-    return _te().compute(_shape(x), lambda *place: requantization.rounded(x[place] / divisor), name="quantize")
-
-
-def _shape(tensor: Any) -> tuple[int, ...]:
-    return tuple(shape_and_dtype(tensor)[0])
+    return te_module().compute(shape_of(x), lambda *place: requantization.rounded(x[place] / divisor), name="quantize")
 
 
 def _centred(value: Any, zero_point: int) -> Any:
@@ -57,25 +49,11 @@ def _centred(value: Any, zero_point: int) -> Any:
     return value - zero_point if zero_point else value
 
 
-def _reader(tensor: Any) -> Callable[[Sequence[Any]], Any]:
-    """Read a tensor at a place of what it is broadcast to."""
-    shape = _shape(tensor)
-
-    def read(place: Sequence[Any]) -> Any:
-        own = place[len(place) - len(shape) :]
-        return tensor[tuple(0 if extent == 1 else index for index, extent in zip(own, shape, strict=True))]
-
-    return read
-
-
 def add(
     left: Any, right: Any, *, factors: tuple[float, float], zero_points: tuple[int, int], requantization: Requantization
 ) -> Any:
     """Add two tensors of integers, each times its factor, in single precision; the requantization's own factor is 1."""
-    shapes = [_shape(item) for item in (left, right)]
-    rank = max(map(len, shapes))
-    padded = [(1,) * (rank - len(shape)) + shape for shape in shapes]
-    readers = [_reader(item) for item in (left, right)]
+    shape, readers = broadcast(left, right)
     tirx = load_tvm().tirx
 
     def compute(*place: Any) -> Any:
@@ -85,7 +63,7 @@ def add(
         ]
         return requantization.apply(terms[0] + terms[1])
 
-    return _te().compute(tuple(max(extents) for extents in zip(*padded, strict=True)), compute, name="add")
+    return te_module().compute(shape, compute, name="add")
 
 
 def _share(corner: tuple[Any, Any], image: tuple[int, int], size: tuple[int, int], factor: float) -> Any:
@@ -111,8 +89,8 @@ def average_pool2d(
 
     What lies outside of the image counts as 0 if it `counts_padding`, and not at all otherwise.
     """
-    te, tirx = _te(), load_tvm().tirx
-    batch, height, width, channels = _shape(x)
+    te, tirx = te_module(), load_tvm().tirx
+    batch, height, width, channels = shape_of(x)
     padded = is_padded(window, (height, width), size)
     ky, kx = te.reduce_axis((0, size[0]), "ky"), te.reduce_axis((0, size[1]), "kx")
 

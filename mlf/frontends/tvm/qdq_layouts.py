@@ -6,9 +6,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mlf.frontends.tvm import quantized
+from mlf.frontends.tvm import quantized_elements
 from mlf.frontends.tvm.qdq_values import Integers, last_shape
-from mlf.frontends.tvm.quantized import Window
+from mlf.frontends.tvm.quantized_layers import Window
 from mlf.frontends.tvm.releases import shape_and_dtype, type_of
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def reduced(
     dtype = integers.dtype if requantization is None else requantization.dtype
     name = f"reduce_max_{dtype}" if requantization is None else f"mean_{dtype}"
     function = partial(
-        quantized.reduce, axes=places, keeps_axes=keeps_axes, offset=offset, requantization=requantization
+        quantized_elements.reduce, axes=places, keeps_axes=keeps_axes, offset=offset, requantization=requantization
     )
     made = rewriter.emit(function, rewriter.form(integers, layout), name=name)
     kept: LayoutName = layout if keeps_axes else "plain"

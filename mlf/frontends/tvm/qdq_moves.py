@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlf.frontends.tvm import quantized
+from mlf.frontends.tvm import quantized_layers, quantized_moves
 from mlf.frontends.tvm.fixedpoint import limits
 from mlf.frontends.tvm.qdq_layouts import (
     axis_in,
@@ -100,7 +100,7 @@ def max_pool(rewriter: Rewriter, variable: Any, call: Any, arguments: Sequence[A
     def move(integers: Integers) -> Integers:
         size, window = pool_window(call.attrs, integers.shape, shape)
         low, high = limits(integers.dtype)
-        function = partial(quantized.pool2d, kind="max", size=size, window=window, low=low, high=high)
+        function = partial(quantized_layers.pool2d, kind="max", size=size, window=window, low=low, high=high)
         made = rewriter.emit(function, image_of(rewriter, integers), name=f"max_pool2d_{integers.dtype}")
         pooled = from_image(rewriter, made, shape, integers.dtype)
         pooled.origin, pooled.scale = integers, integers.scale
@@ -152,7 +152,7 @@ def _integer_of(value: Lookup, number: float) -> int | None:
 
 def _padded(rewriter: Rewriter, padding: Padding, layout: LayoutName) -> Any:
     before, after = (last_shape(item) if layout == "last" else item for item in (padding.before, padding.after))
-    function = partial(quantized.pad, before=before, after=after, value=padding.value)
+    function = partial(quantized_moves.pad, before=before, after=after, value=padding.value)
     return rewriter.emit(function, rewriter.form(padding.inner, layout), name=f"pad_{padding.inner.dtype}")
 
 
@@ -163,7 +163,7 @@ def concat(rewriter: Rewriter, variable: Any, call: Any, arguments: Sequence[Any
 
     def join(integers: Sequence[Integers]) -> Integers:
         layout: LayoutName = "last" if all(item.preferred == "last" for item in integers) else "plain"
-        function = partial(quantized.concatenate, axis=axis_in(axis, len(shape), layout))
+        function = partial(quantized_moves.concatenate, axis=axis_in(axis, len(shape), layout))
         forms = [rewriter.form(item, layout) for item in integers]
         dtype = integers[0].dtype
         made = rewriter.emit(function, *forms, name=f"concatenate_{dtype}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlf.frontends.tvm import qdq_kernels, quantized
+from mlf.frontends.tvm import qdq_kernels, quantized_layers
 from mlf.frontends.tvm.qdq_kernels import Release
 from mlf.frontends.tvm.qdq_layouts import (
     axes_of,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from mlf.frontends.tvm.qdq import Rewriter
     from mlf.frontends.tvm.qdq_values import Array
-    from mlf.frontends.tvm.quantized import Window
+    from mlf.frontends.tvm.quantized_layers import Window
     from mlf.frontends.tvm.requantization import Requantization
 
 _MOST = (1 << 31) - 1  # that a sum of 32 bits can be
@@ -67,14 +67,14 @@ class _Convolution:
 
     def _folded(self, bias: Array) -> Array:
         zero_point = self.operand.zero_point
-        folded = quantized.folded_bias(bias, self.array, zero_point, weight_zero_point=self.weight_zero_point)
+        folded = quantized_layers.folded_bias(bias, self.array, zero_point, weight_zero_point=self.weight_zero_point)
         return np.asarray(folded)
 
     def _full(self, bias: Array, requantization: Requantization) -> tuple[Any, Array, Array]:
         image, size = image_shape(self.operand.integers.shape)[1:3], self.array.shape[2:4]
-        is_padded = quantized.is_padded(self.window, image, (size[0], size[1]))
+        is_padded = quantized_layers.is_padded(self.window, image, (size[0], size[1]))
         function = partial(
-            quantized.conv2d, window=self.window, requantization=requantization,
+            quantized_layers.conv2d, window=self.window, requantization=requantization,
             input_zero_point=self.operand.zero_point if is_padded else 0, weight_zero_point=self.weight_zero_point,
         )  # fmt: skip
         start = bias if is_padded else self._folded(bias)
@@ -82,7 +82,7 @@ class _Convolution:
 
     def _depthwise(self, bias: Array, requantization: Requantization) -> tuple[Any, Array, Array]:
         function = partial(
-            quantized.depthwise_conv2d, window=self.window, requantization=requantization,
+            quantized_layers.depthwise_conv2d, window=self.window, requantization=requantization,
             padding_value=self.operand.zero_point, weight_zero_point=self.weight_zero_point,
         )  # fmt: skip
         return function, np.ascontiguousarray(self.array[:, 0].transpose(1, 2, 0)), self._folded(bias)
@@ -138,7 +138,7 @@ def conv_transpose(rewriter: Rewriter, variable: Any, call: Any, arguments: Sequ
 
     def kernel(bias: Array | None, requantization: Requantization) -> Integers:
         function = partial(
-            quantized.transpose_conv, window=window, output_size=(shape[2], shape[3]), input_zero_point=operand.zero_point,
+            quantized_layers.transpose_conv, window=window, output_size=(shape[2], shape[3]), input_zero_point=operand.zero_point,
             weight_zero_point=weights.zero_point, requantization=requantization,
         )  # fmt: skip
         start = np.zeros(shape[1], "int32") if bias is None else bias
@@ -165,9 +165,9 @@ def matmul(rewriter: Rewriter, variable: Any, _: Any, arguments: Sequence[Any]) 
     def kernel(bias: Array | None, requantization: Requantization) -> Integers:
         rows, array = _rows(rewriter, left.integers, weights.array.T)
         start = np.zeros(shape[-1], "int32") if bias is None else bias
-        folded = quantized.folded_bias(start, array, left.zero_point, weight_zero_point=weights.zero_point)
+        folded = quantized_layers.folded_bias(start, array, left.zero_point, weight_zero_point=weights.zero_point)
         function = partial(
-            quantized.fully_connected, requantization=requantization, weight_zero_point=weights.zero_point
+            quantized_layers.fully_connected, requantization=requantization, weight_zero_point=weights.zero_point
         )
         name = f"fully_connected_{left.integers.dtype}"
         made = rewriter.emit(function, rows, array, folded, *requantization.tables(), name=name)
@@ -213,7 +213,7 @@ def _stacked_matmul(rewriter: Rewriter, variable: Any, left: Operand, right: Ope
             for item, count in zip((left, right), stacks, strict=True)
         ]
         function = partial(
-            quantized.batch_matmul, zero_points=(left.zero_point, right.zero_point), transposed=(False, False),
+            quantized_layers.batch_matmul, zero_points=(left.zero_point, right.zero_point), transposed=(False, False),
             requantization=requantization,
         )  # fmt: skip
         made = rewriter.emit(function, *operands, name=f"batch_matmul_{left.integers.dtype}")
@@ -250,7 +250,7 @@ def average_pool(rewriter: Rewriter, variable: Any, call: Any, arguments: Sequen
     if window.dilations != (1, 1) or (counts_padding and bool(attributes.ceil_mode)):
         return None
     source, zero_point = operand.integers, operand.zero_point
-    varies = not counts_padding and quantized.is_padded(window, image_shape(source.shape)[1:3], size)
+    varies = not counts_padding and quantized_layers.is_padded(window, image_shape(source.shape)[1:3], size)
 
     def kernel(_: Array | None, requantization: Requantization) -> Integers:
         function: Any = partial(
@@ -259,7 +259,7 @@ def average_pool(rewriter: Rewriter, variable: Any, call: Any, arguments: Sequen
         )  # fmt: skip
         if _is_plain_average(requantization, source, zero_point) and not counts_padding:
             function = partial(
-                quantized.pool2d,
+                quantized_layers.pool2d,
                 kind="average",
                 size=size,
                 window=window,

@@ -9,7 +9,7 @@ import numpy as np
 
 from mlf.errors import UnsupportedError, UsageError
 from mlf.frontends.tvm.imported import ImportedModel
-from mlf.frontends.tvm.quantized import OPAQUE
+from mlf.frontends.tvm.quantized_layers import OPAQUE
 from mlf.frontends.tvm.releases import load_tvm, shape_and_dtype, tensor_type, type_of
 from mlf.frontends.tvm.requantization import Requantization
 from mlf.frontends.tvm.tflite_elements import ELEMENTS

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlf.frontends.tvm import fixedpoint, quantized
+from mlf.frontends.tvm import fixedpoint, quantized_elements
 from mlf.frontends.tvm.tflite_nodes import (
     ACTIVATIONS,
     Unsupported,
@@ -37,7 +37,7 @@ def _add(*, is_difference: bool) -> Callable[[Importer, Node], Any]:
         if node.output.dtype == "int16" and node.option("PotScaleInt16", 1) and _are_powers(*operands, node.output):
             raise Unsupported("adds integers of 16 bits whose scales are powers of two")
         function = partial(
-            quantized.add, scales=(left, right), zero_points=(left_zero, right_zero), is_difference=is_difference,
+            quantized_elements.add, scales=(left, right), zero_points=(left_zero, right_zero), is_difference=is_difference,
             output_scale=scale_of(node.output)[0], requantization=requantization,
         )  # fmt: skip
         name = "subtract" if is_difference else "add"
@@ -57,7 +57,7 @@ def _multiply(importer: Importer, node: Node) -> Any:
     requantization = importer.requantization(
         node.output, [float(left * right / output)], activation=node.option("FusedActivationFunction")
     )
-    function = partial(quantized.multiply, zero_points=(left_zero, right_zero), requantization=requantization)
+    function = partial(quantized_elements.multiply, zero_points=(left_zero, right_zero), requantization=requantization)
     return importer.emit(function, *map(importer.expression, operands), name=f"multiply_{node.output.dtype}")
 
 
@@ -67,7 +67,7 @@ def _extremum(*, is_maximum: bool) -> Callable[[Importer, Node], Any]:
         for operand in operands:
             require_scale(operand, node.output)
         name = "maximum" if is_maximum else "minimum"
-        function = partial(quantized.extremum, is_maximum=is_maximum)
+        function = partial(quantized_elements.extremum, is_maximum=is_maximum)
         return importer.emit(function, *map(importer.expression, operands), name=f"{name}_{node.output.dtype}")
 
     return handle
@@ -78,7 +78,7 @@ def _prelu(importer: Importer, node: Node) -> Any:
     (scale, zero), (slope_scale, slope_zero) = scale_of(source), scale_of(slopes)
     scale, slope_scale, output = single(scale, slope_scale, scale_of(node.output)[0])
     function = partial(
-        quantized.prelu, zero_points=(zero, slope_zero), positive=importer.requantization(node.output, [float(scale / output)]),
+        quantized_elements.prelu, zero_points=(zero, slope_zero), positive=importer.requantization(node.output, [float(scale / output)]),
         negative=importer.requantization(node.output, [float(scale * slope_scale / output)]),
     )  # fmt: skip
     return importer.emit(
@@ -90,7 +90,7 @@ def _tabulated(importer: Importer, node: Node, table: Any) -> Any:
     """Look 8-bit integers up in a table that holds the output of each."""
     source = node.input(0)
     word = node.operator.name.lower()
-    return importer.emit(quantized.lookup, importer.expression(source), table, name=f"{word}_{source.dtype}")
+    return importer.emit(quantized_elements.lookup, importer.expression(source), table, name=f"{word}_{source.dtype}")
 
 
 def _require_bytes(tensor: FileTensor) -> None:
@@ -135,7 +135,7 @@ def _relu(activation: str) -> Callable[[Importer, Node], Any]:
             node.output, [float(np.divide(*single(scale, output_scale)))], activation=ACTIVATIONS.index(activation)
         )
         if scale_of(source) == scale_of(node.output):
-            function = partial(quantized.clip, low=requantization.low, high=requantization.high)
+            function = partial(quantized_elements.clip, low=requantization.low, high=requantization.high)
             return importer.emit(function, importer.expression(source), name=f"relu_{source.dtype}")
         return _rescaled(importer, node, zero_point, requantization)
 
@@ -147,7 +147,7 @@ def _rescaled(importer: Importer, node: Node, zero_point: int, requantization: R
     if source.dtype != "int16":
         values = fixedpoint.all_values(source.dtype) - zero_point
         return _tabulated(importer, node, requantization.of_array(values))
-    function = partial(quantized.requantize, input_zero_point=zero_point, requantization=requantization)
+    function = partial(quantized_elements.requantize, input_zero_point=zero_point, requantization=requantization)
     return importer.emit(function, importer.expression(source), name=f"{node.operator.name.lower()}_{source.dtype}")
 
 
@@ -177,7 +177,7 @@ def _quantize(importer: Importer, node: Node) -> Any:
     source = node.input(0)
     scale, zero_point = scale_of(node.output)
     if source.dtype == "float32":
-        function = partial(quantized.quantize, scale=scale, zero_point=zero_point, dtype=node.output.dtype)
+        function = partial(quantized_elements.quantize, scale=scale, zero_point=zero_point, dtype=node.output.dtype)
         return importer.emit(function, importer.expression(source), name=f"quantize_{node.output.dtype}")
     if scale_of(source) == scale_of(node.output) and source.dtype == node.output.dtype:
         return importer.expression(source)
@@ -188,7 +188,7 @@ def _quantize(importer: Importer, node: Node) -> Any:
 def _dequantize(importer: Importer, node: Node) -> Any:
     source = node.input(0)
     scale, zero_point = scale_of(source)
-    function = partial(quantized.dequantize, scale=scale, zero_point=zero_point)
+    function = partial(quantized_elements.dequantize, scale=scale, zero_point=zero_point)
     return importer.emit(function, importer.expression(source), name=f"dequantize_{source.dtype}")
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from mlf.frontends.tvm import fixedpoint, quantized
-from mlf.frontends.tvm.quantized import Window
+from mlf.frontends.tvm import fixedpoint, quantized_elements, quantized_layers
+from mlf.frontends.tvm.quantized_layers import Window
 from mlf.frontends.tvm.tflite_nodes import (
     Unsupported,
     activation_range,
@@ -129,11 +129,11 @@ def _conv2d(importer: Importer, node: Node) -> Any:
     image, size = image_of(importer, source), weights.array.shape[1:3]
     window = _window(node, image, size)
     zero_point, bias = scale_of(source)[1], weights.bias
-    if not quantized.is_padded(window, image, size):
-        bias = quantized.folded_bias(bias, weights.array, zero_point, weight_zero_point=weights.zero_point)
+    if not quantized_layers.is_padded(window, image, size):
+        bias = quantized_layers.folded_bias(bias, weights.array, zero_point, weight_zero_point=weights.zero_point)
         zero_point = 0
     function = partial(
-        quantized.conv2d, window=window, requantization=weights.requantization, input_zero_point=zero_point,
+        quantized_layers.conv2d, window=window, requantization=weights.requantization, input_zero_point=zero_point,
         weight_zero_point=weights.zero_point,
     )  # fmt: skip
     return importer.emit(
@@ -151,9 +151,9 @@ def _depthwise_conv2d(importer: Importer, node: Node) -> Any:
     weights = _weights(importer, node, (0, 1, 2), axis=3)
     zero_point = scale_of(source)[1]
     by_channel = weights.array.transpose(3, 0, 1, 2)
-    bias = quantized.folded_bias(weights.bias, by_channel, zero_point, weight_zero_point=weights.zero_point)
+    bias = quantized_layers.folded_bias(weights.bias, by_channel, zero_point, weight_zero_point=weights.zero_point)
     function = partial(
-        quantized.depthwise_conv2d, window=_window(node, image_of(importer, source), weights.array.shape[1:3]),
+        quantized_layers.depthwise_conv2d, window=_window(node, image_of(importer, source), weights.array.shape[1:3]),
         requantization=weights.requantization, padding_value=zero_point, weight_zero_point=weights.zero_point,
     )  # fmt: skip
     return importer.emit(
@@ -169,10 +169,12 @@ def _fully_connected(importer: Importer, node: Node) -> Any:
     weights = _weights(importer, node, (0, 1, 2), axis=0, is_layer=True)
     outputs, depth = weights.array.shape
     shape = importer.shape_of(source)
-    bias = quantized.folded_bias(weights.bias, weights.array, scale_of(source)[1], weight_zero_point=weights.zero_point)
+    bias = quantized_layers.folded_bias(
+        weights.bias, weights.array, scale_of(source)[1], weight_zero_point=weights.zero_point
+    )
     rows = reshaped(importer, importer.expression(source), shape, (math.prod(shape) // depth, depth))
     function = partial(
-        quantized.fully_connected, requantization=weights.requantization, weight_zero_point=weights.zero_point
+        quantized_layers.fully_connected, requantization=weights.requantization, weight_zero_point=weights.zero_point
     )
     result = importer.emit(
         function, rows, weights.array, bias, *weights.requantization.tables(), name=f"fully_connected_{source.dtype}"
@@ -189,7 +191,7 @@ def _transpose_conv(importer: Importer, node: Node) -> Any:
     size = weights.array.shape[1:3]
     window = _window(node, (height, width), size)
     function = partial(
-        quantized.transpose_conv, window=window, output_size=(height, width), input_zero_point=scale_of(source)[1],
+        quantized_layers.transpose_conv, window=window, output_size=(height, width), input_zero_point=scale_of(source)[1],
         weight_zero_point=weights.zero_point, requantization=weights.requantization,
     )  # fmt: skip
     return importer.emit(
@@ -211,7 +213,7 @@ def _batch_matmul(importer: Importer, node: Node) -> Any:
         for tensor, shape, count in zip((left, right), shapes, stacks, strict=True)
     ]
     function = partial(
-        quantized.batch_matmul, zero_points=(left_zero, right_zero), transposed=(bool(node.option("AdjX")), bool(node.option("AdjY"))),
+        quantized_layers.batch_matmul, zero_points=(left_zero, right_zero), transposed=(bool(node.option("AdjX")), bool(node.option("AdjY"))),
         requantization=importer.requantization(node.output, [factor], arithmetic="wide" if left.dtype == "int16" else "twice"),
     )  # fmt: skip
     result = importer.emit(function, *operands, name=f"batch_matmul_{left.dtype}")
@@ -231,7 +233,7 @@ def _pool(kind: Literal["average", "max"]) -> Callable[[Importer, Node], Any]:
         size = (node.option("FilterHeight"), node.option("FilterWidth"))
         low, high = activation_range(node.output, node.option("FusedActivationFunction"))
         window = _window(node, image_of(importer, source), size)
-        function = partial(quantized.pool2d, kind=kind, size=size, window=window, low=low, high=high)
+        function = partial(quantized_layers.pool2d, kind=kind, size=size, window=window, low=low, high=high)
         return importer.emit(function, importer.expression(source), name=f"{kind}_pool2d_{source.dtype}")
 
     return handle
@@ -258,7 +260,7 @@ def _reduce(kind: str) -> Callable[[Importer, Node], Any]:
                 requantization = replace(requantization, divisor=count)
             offset = zero_point * count
         function = partial(
-            quantized.reduce,
+            quantized_elements.reduce,
             axes=axes,
             keeps_axes=bool(node.option("KeepDims")),
             offset=offset,
@@ -273,14 +275,14 @@ def _softmax(importer: Importer, node: Node) -> Any:
     source = node.input(0)
     if source.dtype not in ("int8", "uint8") or node.output.dtype != source.dtype:
         raise Unsupported(f"is of the type `{source.type_name}`, expected integers of 8 bits")
-    if importer.shape_of(source)[-1] >= 1 << quantized.SUM_BITS:
+    if importer.shape_of(source)[-1] >= 1 << quantized_layers.SUM_BITS:
         raise Unsupported(
-            f"is over {importer.shape_of(source)[-1]} numbers, expected less than {1 << quantized.SUM_BITS}"
+            f"is over {importer.shape_of(source)[-1]} numbers, expected less than {1 << quantized_layers.SUM_BITS}"
         )
     table = fixedpoint.softmax_table(beta=float(node.option("Beta", 1.0)), input_scale=scale_of(source)[0])
     shape = importer.shape_of(source)
     rows = reshaped(importer, importer.expression(source), shape, (math.prod(shape[:-1]), shape[-1]))
-    result = importer.emit(quantized.softmax, rows, table, name=f"softmax_{source.dtype}")
+    result = importer.emit(quantized_layers.softmax, rows, table, name=f"softmax_{source.dtype}")
     return reshaped(importer, result, None, shape)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlf.frontends.tvm import fixedpoint, quantized
+from mlf.frontends.tvm import fixedpoint, quantized_moves
 from mlf.frontends.tvm.tflite_nodes import (
     Unsupported,
     image_of,
@@ -66,7 +66,7 @@ def _pad(importer: Importer, node: Node) -> Any:
     value = scale_of(source)[1] if source.scales else 0
     if node.optional(2) is not None:
         (value,) = importer.numbers(node.input(2), "value")
-    function = partial(quantized.pad, before=amounts[::2], after=amounts[1::2], value=value)
+    function = partial(quantized_moves.pad, before=amounts[::2], after=amounts[1::2], value=value)
     return importer.emit(function, importer.expression(source), name=f"pad_{source.dtype}")
 
 
@@ -74,7 +74,10 @@ def _mirror_pad(importer: Importer, node: Node) -> Any:
     source = node.input(0)
     amounts = importer.numbers(node.input(1), "padding")
     function = partial(
-        quantized.mirror_pad, before=amounts[::2], after=amounts[1::2], repeats_border=node.option("Mode") != _REFLECT
+        quantized_moves.mirror_pad,
+        before=amounts[::2],
+        after=amounts[1::2],
+        repeats_border=node.option("Mode") != _REFLECT,
     )
     return importer.emit(function, importer.expression(source), name=f"mirror_pad_{source.dtype}")
 
@@ -86,7 +89,10 @@ def _strided_slice(importer: Importer, node: Node) -> Any:
     slices = slice_places(node, shape, *given)
     kept = [len(range(*item)) for item in slices]
     function = partial(
-        quantized.strided_slice, starts=[item[0] for item in slices], steps=[item[2] for item in slices], extents=kept
+        quantized_moves.strided_slice,
+        starts=[item[0] for item in slices],
+        steps=[item[2] for item in slices],
+        extents=kept,
     )
     result = importer.emit(function, importer.expression(source), name=f"strided_slice_{source.dtype}")
     dropped = node.option("ShrinkAxisMask")
@@ -126,7 +132,9 @@ def _slice(importer: Importer, node: Node) -> Any:
 
 
 def _part(importer: Importer, source: FileTensor, starts: Sequence[int], extents: Sequence[int], name: str) -> Any:
-    function = partial(quantized.strided_slice, starts=list(starts), steps=[1] * len(starts), extents=list(extents))
+    function = partial(
+        quantized_moves.strided_slice, starts=list(starts), steps=[1] * len(starts), extents=list(extents)
+    )
     return importer.emit(function, importer.expression(source), name=f"{name}_{source.dtype}")
 
 
@@ -188,7 +196,9 @@ def _concatenation(importer: Importer, node: Node) -> Any:
 
 
 def _joined(importer: Importer, node: Node, values: Sequence[Any], axis: int) -> Any:
-    return importer.emit(partial(quantized.concatenate, axis=axis), *values, name=f"concatenate_{node.output.dtype}")
+    return importer.emit(
+        partial(quantized_moves.concatenate, axis=axis), *values, name=f"concatenate_{node.output.dtype}"
+    )
 
 
 def _gather(importer: Importer, node: Node) -> Any:
@@ -197,7 +207,7 @@ def _gather(importer: Importer, node: Node) -> Any:
         raise Unsupported("gathers batch by batch")
     axis = node.option("Axis") % len(importer.shape_of(source))
     return importer.emit(
-        partial(quantized.gather, axis=axis),
+        partial(quantized_moves.gather, axis=axis),
         importer.expression(source),
         importer.expression(places),
         name=f"gather_{source.dtype}",
@@ -230,7 +240,7 @@ def _resize_nearest(importer: Importer, node: Node) -> Any:
         nearest_places(image[axis], sizes[axis], is_aligned=is_aligned, is_centered=is_centered) for axis in (0, 1)
     ]
     return importer.emit(
-        quantized.resize_nearest, importer.expression(source), *lines, name=f"resize_nearest_{source.dtype}"
+        quantized_moves.resize_nearest, importer.expression(source), *lines, name=f"resize_nearest_{source.dtype}"
     )
 
 
@@ -260,7 +270,7 @@ def _resize_bilinear(importer: Importer, node: Node) -> Any:
         bilinear_places(image[axis], sizes[axis], is_aligned=is_aligned, is_centered=is_centered) for axis in (0, 1)
     ]
     return importer.emit(
-        quantized.resize_bilinear, importer.expression(source), *lines, name=f"resize_bilinear_{source.dtype}"
+        quantized_moves.resize_bilinear, importer.expression(source), *lines, name=f"resize_bilinear_{source.dtype}"
     )
 
 
