@@ -7,7 +7,7 @@ from typing import Any
 
 from mlf.frontends.tvm.releases import load_tvm
 
-_MOST_DIMENSIONS = 4
+_MOST_DIMENSIONS = 4  # tried for groups, the last one first
 _GROUPS = (4, 3, 2)  # sums at once; four fill a vector of a Cortex-M55
 _REDUCTION = 2  # tirx.IterVar.CommReduce
 # Functions that cost more than reading a number that was kept.
@@ -105,7 +105,7 @@ class _Scheduler:
         self.schedule = before
 
     def _compute_together(self, block: Any, dimension: int) -> None:
-        """Raises ValueError for a dimension, counted from the last one, that does not suit."""
+        """Group sums along a dimension, counted from the last one; raises ValueError if it does not suit."""
         schedule = self.schedule
         (consumer,) = list(schedule.get_consumers(block)) or [schedule.cache_write(block, 0, "global")]
         loops = list(schedule.get_loops(consumer))
