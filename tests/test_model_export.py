@@ -323,6 +323,12 @@ def test_auto_does_not_take_a_front_end_that_would_ignore_an_option(tmp_path: Pa
     assert refused.value.hint == "leave them out, or --from tvm"
 
 
+def test_a_model_that_cannot_be_read_is_told_once(tmp_path: Path) -> None:
+    done = command("export", tmp_path / "gone.onnx", "-o", tmp_path / "net.tar")
+    words = "error: gone.onnx: cannot be read: no such file or directory\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", words)
+
+
 def test_what_the_archive_holds_is_what_the_check_saw(archive: Path, model: Path, tmp_path: Path) -> None:
     import tarfile  # noqa: PLC0415
 

@@ -103,6 +103,8 @@ def _first(path: Path, name: str, options: ModelOptions) -> CompiledModel:
     try:
         made = _compiled("emx", path, name, options)
     except (InputError, ToolError, UsageError) as error:
+        if error.message == refusal.message:  # of the file, not of its operators
+            raise
         message = f"no front end can compile it: tvm says: {refusal.message}; emx says: {error.message}"
         raise type(error)(message, where=path.name, hint=error.hint or refusal.hint) from error
     return _noted(made, f"compiled by emx: tvm says: {refusal.message}")
