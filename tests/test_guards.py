@@ -108,6 +108,13 @@ def test_sums_with_one_test_share_its_bounds_and_what_they_read() -> None:
     )
 
 
+def test_what_a_sum_writes_is_read_again() -> None:
+    body = guarded("condval", "t[0]", "w[ry]", value="t[0]") + guarded("condval_1", "t[1]", "w[ry]", value="t[0]")
+    made = without_guards(f"{LOOP}{body}    }}\n")
+    assert "float condval = t[0];\n" in made
+    assert "float condval_1 = t[0];\n" in made
+
+
 @pytest.mark.parametrize(
     "second",
     [

@@ -189,6 +189,27 @@ def test_a_relax_module_is_exported(tmp_path: Path) -> None:
     near(result["output_1"], np.tanh(array @ numbers(3, 4)))
 
 
+def test_loops_of_somebody_else_are_not_taken_for_a_limit(tmp_path: Path) -> None:
+    from tvm import relax, te  # noqa: PLC0415
+
+    builder = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType((3,), "float32"))
+
+    def maximum(left: Any, right: Any) -> Any:
+        return te.compute(left.shape, lambda place: left[place] + right(), name="maximum")
+
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            outputs = builder.emit_output(
+                builder.emit_te(maximum, x, relax.const(np.float32(4)), primfunc_name_hint="maximum")
+            )
+        builder.emit_func_output(outputs)
+    made = mlf.export_relax(builder.get(), output=tmp_path / "net.tar", name="net")
+    assert made.modules == ("net",)
+    (result,) = mlf.run(tmp_path / "net.tar", {"x": X3}).outputs.values()
+    near(result, X3 + 4)
+
+
 def test_a_front_end_that_cannot_read_the_format(tmp_path: Path) -> None:
     (tmp_path / "net.tflite").write_bytes(b"")
     with pytest.raises(UsageError) as caught:

@@ -159,3 +159,8 @@ def test_an_operator_gets_the_functions_it_calls_and_what_they_call() -> None:
     ]
     assert found == ["fixed_product", "fixed_shift", "fixed_scale"]
     assert definitions("y = x;\n") == []
+
+
+def test_a_name_that_ends_like_a_function_is_no_call() -> None:
+    """Compilers would warn of a function that nothing calls."""
+    assert definitions("void tvmgen_net_relu(const int8_t* restrict x) {\n  tvmgen_net_clip_int8(x);\n}\n") == []

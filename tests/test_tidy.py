@@ -72,6 +72,7 @@ def shown(node: Any) -> str:
         ("float z = (x) < (6.0f) ? (x) : (6.0f);", "float z = at_most(x, 6.0f);"),
         ("float z = (x) < (0.0f) ? (x) : (0.0f);", "float z = x < 0.0f ? x : 0.0f;"),
         ("float z = (x) > (1.0f) ? (x) : (1.0f);", "float z = x > 1.0f ? x : 1.0f;"),
+        ("x = (x) < (0x1f) ? (x) : (0x1f);", "x = x < 0x1f ? x : 0x1f;"),
         ("float z = (x) > (0.0f) ? (y) : (0.0f);", "float z = x > 0.0f ? y : 0.0f;"),
     ],
 )  # fmt: skip

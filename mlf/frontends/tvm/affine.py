@@ -32,7 +32,9 @@ _ON_CONSTANTS: Mapping[str, Callable[..., Any]] = {
     "relax.negative": np.negative,
 }
 _ON_ANY_CONSTANTS: Mapping[str, Callable[..., Any]] = {"relax.isnan": np.isnan, "relax.where": np.where}
-_LIMIT = re.compile(r"(maximum|minimum)\d*")  # functions that TVM's importer of Clip writes
+# What the loops of a limit do that TVM's importer of Clip writes: the larger or the smaller of an element and a number.
+_LIMIT = re.compile(r" *\w+\[(?P<place>.+)\] = T\.(?P<operator>max|min)\(\w+\[(?P=place)\], \w+\[\(\)\]\)")
+_LIMITED = 2  # arguments: what is limited, and the limit
 _RESHAPING = ("relax.expand_dims", "relax.reshape", "relax.squeeze")
 _SMALLEST_FACTOR = 1e-30  # a factor that close to zero may leave nothing of the weights
 
@@ -59,7 +61,7 @@ def fold_affine(module: Any) -> Any:
     if not isinstance(function.body, relax.SeqExpr):
         return module
     builder = relax.BlockBuilder()
-    folder = _Folder(builder, _uses(function))
+    folder = _Folder(module, builder, _uses(function))
     with builder.function("main", list(function.params)):
         with builder.dataflow():
             output = builder.emit_output(folder.rewrite(function))
@@ -96,7 +98,8 @@ def _uses(function: Any) -> Callable[[Any], int]:
 
 
 class _Folder:
-    def __init__(self, builder: Any, uses: Callable[[Any], int]) -> None:
+    def __init__(self, module: Any, builder: Any, uses: Callable[[Any], int]) -> None:
+        self.module = module
         self.relax = load_tvm().relax
         self.builder = builder
         self.uses = uses
@@ -200,14 +203,17 @@ class _Folder:
 
     def _limited(self, call: Any) -> Any:
         """Give a limit that is one number to TVM's own operator, which writes it into the code; None for anything else."""
-        found = (
-            _LIMIT.fullmatch(call.args[0].name_hint) if str(getattr(call.op, "name", "")) == "relax.call_tir" else None
-        )
-        arguments = list(getattr(call.args[1], "fields", ())) if found else []
-        limit = self._array(arguments[1]) if len(arguments) == 2 else None
-        if found is None or limit is None or limit.ndim:
+        if str(getattr(call.op, "name", "")) != "relax.call_tir":
             return None
-        return getattr(self.relax.op, found[1])(self._expression(arguments[0]), self._seen(arguments[1]))
+        arguments = list(getattr(call.args[1], "fields", ()))
+        limit = self._array(arguments[1]) if len(arguments) == _LIMITED else None
+        if limit is None or limit.ndim:
+            return None
+        found = _LIMIT.fullmatch(self.module[call.args[0]].script().rstrip().splitlines()[-1])
+        if found is None:
+            return None
+        operator = self.relax.op.maximum if found["operator"] == "max" else self.relax.op.minimum
+        return operator(self._expression(arguments[0]), self._seen(arguments[1]))
 
     def _emit(self, variable: Any, value: Any) -> Any:
         limited = self._limited(value) if isinstance(value, self.relax.Call) else None

@@ -107,7 +107,10 @@ def _guarded(lines: Sequence[str], at: int) -> tuple[str, list[str], int] | None
         if value not in names:
             names[value] = name
             kept.append(f"{_indent(lines[at])}{type_} {name} = {value};")
-        kept.append(re.sub(rf"\b{name}\b", names[value], lines[at + _LINES_OF_TEST]))
+        statement = lines[at + _LINES_OF_TEST]
+        kept.append(re.sub(rf"\b{name}\b", names[value], statement))
+        written = statement.split()[0].partition("[")[0]
+        names = {value: name for value, name in names.items() if not re.search(rf"\b{written}\b", value)}
         at += _LINES_OF_TEST + 1
     return (conditions.pop(), kept, at) if len(conditions) == 1 else None
 

@@ -42,6 +42,6 @@ def definitions(text: str) -> list[str]:
     """List the definitions of what a text calls, and of what those call."""
     found: list[str] = []
     for name, definition in reversed(list(functions().items())):
-        if f"{name}(" in text + "".join(found):
+        if re.search(rf"\b{name}\(", text + "".join(found)):
             found.insert(0, definition)
     return found

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mlf.frontends.tvm import fixedpoint
 from mlf.frontends.tvm.fixedpoint import limits, quantize_multiplier, reduced_multiplier
 from mlf.frontends.tvm.helpers import call
+from mlf.frontends.tvm.releases import load_tvm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -165,15 +166,9 @@ def round_half_away(value: Any) -> Any:
 
 def const(value: float, dtype: str) -> Any:
     """Make a number of a type of TVM."""
-    return _tirx().const(value, dtype)
+    return load_tvm().tirx.const(value, dtype)
 
 
 def cast(value: Any, dtype: str) -> Any:
     """Convert an expression."""
     return value.astype(dtype)
-
-
-def _tirx() -> Any:
-    from mlf.frontends.tvm.releases import load_tvm  # noqa: PLC0415
-
-    return load_tvm().tirx

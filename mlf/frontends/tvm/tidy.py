@@ -208,7 +208,7 @@ def _choose(node: Any) -> str:
 def _limited(node: Any) -> str | None:
     """Write `x > 0.0f ? x : 0.0f`, and `x < 6.0f ? x : 6.0f`, as calls of functions that need no comparison of floats."""
     test, limit = node.cond, node.iffalse
-    if type(test).__name__ != "BinaryOp" or type(limit).__name__ != "Constant" or not limit.value.endswith("f"):
+    if type(test).__name__ != "BinaryOp" or type(limit).__name__ != "Constant" or limit.type != "float":
         return None
     value = _plain(node.iftrue)
     if (_plain(test.left), _plain(test.right)) != (value, limit.value):
